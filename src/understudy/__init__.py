@@ -1,0 +1,1 @@
+"""Understudy measures how easily a deployed model can be copied through its prediction interface."""

@@ -1,0 +1,12 @@
+"""One published attack per file: a frozen dataclass whose `run` yields better and better substitutes.
+
+An attack sees a metered, defended target, a pool and a generator. It never counts for itself, never sees the
+evaluation set, and reaches learners and other attacks by name through the registry.
+"""
+
+CATALOG = {
+    "auto": "understudy.attacks.auto:Auto",
+    "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
+    "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
+    "retraining": "understudy.attacks.retraining:Retraining",
+}

@@ -1,0 +1,72 @@
+"""Every error Understudy raises on purpose.
+
+UnderstudyError
+├── UsageError              the request cannot be carried out as written (exit code 2)
+│   ├── ManifestError       a manifest, or a file it names, is wrong
+│   ├── UnknownName         no plug-in of that name
+│   ├── MissingExtra        an optional library is not installed
+│   └── NotAuthorised       a target off this machine, without an authorisation in force
+├── InputError              inputs the space does not hold: refused before anything is charged
+├── BudgetExceeded          the next batch would overspend; nothing of it was asked
+├── TargetError             the target could not be reached or did not answer
+│   └── AnswerError         it answered, and the answer cannot be used
+└── RecordError             a run folder is damaged
+    └── ReplayDiverged      a resumed attack asks something other than what is on record
+
+Each message says what is wrong, where, and what to do. None carries a key, a header value or an input row.
+"""
+
+
+class UnderstudyError(Exception):
+    """Root of the tree; the command line prints it without a traceback."""
+
+
+class UsageError(UnderstudyError):
+    """The request cannot be carried out as written."""
+
+
+class ManifestError(UsageError):
+    """A manifest, or a file that it names, is wrong."""
+
+
+class UnknownName(UsageError):
+    """No plug-in of that name is installed."""
+
+
+class MissingExtra(UsageError):
+    """An optional library is needed and not installed."""
+
+
+class NotAuthorised(UsageError):
+    """The target is not on this machine and the manifest holds no authorisation in force."""
+
+
+class InputError(UnderstudyError):
+    """Inputs have the wrong shape, are not numbers, or lie outside the space."""
+
+
+class BudgetExceeded(UnderstudyError):
+    """Asking this batch would overspend the budget; nothing of it was asked."""
+
+
+class TargetError(UnderstudyError):
+    """The target could not be reached, or refused, or did not answer in time."""
+
+
+class AnswerError(TargetError):
+    """The target answered, and the answer cannot be used.
+
+    `raw` keeps what arrived (bytes) so that a bought answer is never lost; it is stored, never printed.
+    """
+
+    def __init__(self, message: str, raw: bytes = b"") -> None:
+        super().__init__(message)
+        self.raw = raw
+
+
+class RecordError(UnderstudyError):
+    """A run folder is damaged, of another version, or not a run folder."""
+
+
+class ReplayDiverged(RecordError):
+    """A resumed attack asked something else than the record holds; the recorded answers are kept."""

@@ -1,0 +1,67 @@
+"""Name -> plug-in, lazily: listing imports nothing, creating imports one module.
+
+Each plug-in folder holds `CATALOG = {"name": "module:Object"}`. Outsiders use the entry point group
+`understudy.<kind>`; a built-in wins over an entry point of the same name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from understudy.errors import MissingExtra, UnknownName, UsageError
+
+KINDS = ("attacks", "defences", "learners", "metrics", "targets", "protocols")
+_FOLDER = {"protocols": "wire"}  # where the command line's word and the room's name differ
+
+
+def names(kind: str) -> dict[str, str]:
+    """Every name of a kind and where it lives, sorted. Imports no plug-in."""
+    if kind not in KINDS:
+        raise UnknownName(f"unknown kind of plug-in {kind!r}; there are: {', '.join(KINDS)}")
+    outside = {point.name: point.value for point in entry_points(group=f"understudy.{kind}")}
+    built_in: dict[str, str] = importlib.import_module(f"understudy.{_FOLDER.get(kind, kind)}").CATALOG
+    return dict(sorted({**outside, **built_in}.items()))
+
+
+def load(kind: str, name: str) -> Any:
+    """The class (or module) behind a name. Raises UnknownName with the nearest valid name, or MissingExtra."""
+    known = names(kind)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" - did you mean {near[0]!r}?" if near else ""
+        raise UnknownName(f"no {kind[:-1]} is called {name!r}{hint} (known: {', '.join(known) or 'none'})")
+    return load_object(known[name])
+
+
+def create(kind: str, name: str, **options: Any) -> Any:
+    """A configured plug-in. Raises UsageError when an option is not one of its fields."""
+    factory = load(kind, name)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        fields = ", ".join(getattr(factory, "__dataclass_fields__", {})) or "none"
+        raise UsageError(f"{kind[:-1]} {name!r} cannot be made with {options}: {error} (options: {fields})") from None
+
+
+def load_object(path: str) -> Any:
+    """The object named `module:object`. Raises UsageError (or MissingExtra) saying what is missing."""
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name:
+        raise UsageError(f"{path!r} is not of the form 'module:object'")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise MissingExtra(f"{path} needs the library {error.name!r}: pip install {error.name}") from error
+        raise UsageError(f"{path}: no module named {error.name!r}; is it installed, or beside the manifest?") from None
+    found: Any = module
+    for part in attribute.split(".") if attribute else ():
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{path}: {module_name} has no {part!r}{hint}")
+        found = getattr(found, part)
+    return found

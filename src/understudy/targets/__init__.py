@@ -1,0 +1,11 @@
+"""Things that can be asked, one per file: the owner's model, and what substitutes are made of.
+
+Here: how to reach a model and how its raw output becomes `Answers`. Not here: counting, keeping, defending.
+"""
+
+CATALOG = {
+    "callable": "understudy.targets.callable:CallableTarget",
+    "http": "understudy.targets.http:HttpTarget",
+    "linear": "understudy.targets.linear:LinearTarget",
+    "sklearn": "understudy.targets.sklearn:SklearnTarget",
+}

@@ -1,0 +1,113 @@
+"""A Python function as a target, and the checks every raw answer goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from understudy.errors import AnswerError
+from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space
+
+
+@dataclass(frozen=True, eq=False)
+class CallableTarget:
+    """`call(inputs)` returns one array where the exposure has one signal, else a mapping {signal: array}."""
+
+    call: Callable[[Floats], Any]
+    exposure: Exposure
+    space: Space
+
+    def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
+        """Call the function on the checked batch and hold its answer against the exposure."""
+        x = self.space.check(inputs)
+        if not len(x):
+            return nothing(self.exposure)
+        raw = self.call(x)
+        if not isinstance(raw, Mapping):
+            wanted = self.exposure.signals
+            if len(wanted) != 1:
+                raise AnswerError(
+                    f"the function returned one array, but {len(wanted)} signals are declared "
+                    f"({', '.join(sorted(wanted))}); return a mapping {{signal: array}}"
+                )
+            raw = {next(iter(wanted)).value: raw}
+        answers = checked(raw, len(x), self.exposure)
+        return answers if ask is None or ask.signals is None else answers.only(ask.signals)
+
+
+def nothing(exposure: Exposure) -> Answers:
+    """The answers to no question."""
+    empty = {
+        s: np.zeros(0, np.int64) if s is Signal.LABEL else np.zeros((0, exposure.outputs)) for s in exposure.grains
+    }
+    return Answers(empty, exposure.outputs)
+
+
+def checked(raw: Mapping[str, Any], n: int, exposure: Exposure) -> Answers:
+    """Raw arrays as Answers, held against what was asked for: every declared signal, `n` rows, the class count.
+
+    A binary score (n,) or (n, 1) becomes (n, 2). Scores outside [0, 1] are let through as they are (an attack
+    recognises logits that are called probabilities); rows inside [0, 1] must sum to one. Raises AnswerError.
+    """
+    values: dict[Signal, Any] = {}
+    for signal, grain in exposure.grains.items():
+        if signal not in raw and signal.value not in raw:
+            got = ", ".join(map(str, raw)) or "nothing"
+            raise AnswerError(f"{signal.value} was asked for and not answered (answered: {got})")
+        value = raw.get(signal, raw.get(signal.value))
+        values[signal] = _one(signal, value, n, exposure.outputs, grain)
+    return Answers(values, exposure.outputs)
+
+
+def _one(signal: Signal, value: Any, n: int, outputs: int, grain: Grain) -> Any:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise AnswerError(f"{signal.value}: not a rectangular array of numbers (ragged rows, or text?)") from None
+    if array.shape[:1] != (n,):
+        got = array.shape[0] if array.ndim else "a single number"
+        raise AnswerError(f"{signal.value}: {n} inputs were asked and {got} answers came back")
+    if signal is Signal.LABEL:
+        return _labels(array, outputs)
+    array = array.reshape(n, -1)
+    if array.shape[1] == 1 and outputs == 2 and signal is not Signal.VALUE:
+        zero = np.zeros_like(array)
+        array = np.hstack([1 - array, array] if signal is Signal.PROBABILITIES else [zero, array])
+    if array.shape[1] != outputs:
+        raise AnswerError(f"{signal.value}: {array.shape[1]} numbers per answer, expected {outputs} (classes changed?)")
+    if signal is Signal.PROBABILITIES:
+        _simplex(array, grain)
+    elif signal is Signal.LOGITS and not np.isfinite(array).all():
+        raise AnswerError("logits: not all finite")
+    return array
+
+
+def _labels(array: Floats, outputs: int) -> Any:
+    flat = array.reshape(len(array), -1)
+    if flat.shape[1] != 1 or (flat != np.floor(flat)).any():
+        raise AnswerError("label: expected one whole number per answer; are these scores?")
+    labels = flat[:, 0].astype(np.int64)
+    if len(labels) and (labels.min() < 0 or labels.max() >= outputs):
+        raise AnswerError(f"label: class {labels.max()} was answered, expected 0 to {outputs - 1} (classes changed?)")
+    return labels
+
+
+def _simplex(p: Floats, grain: Grain) -> None:
+    if not np.isfinite(p).all():
+        row = int(np.argwhere(~np.isfinite(p))[0][0])
+        raise AnswerError(f"probabilities: row {row} is not finite")
+    if ((p < 0) | (p > 1)).any():
+        return
+    quantum = 0.0 if grain.decimals is None else 0.5 * 10.0**-grain.decimals
+    total, slack = p.sum(1), 1e-3 + p.shape[1] * quantum
+    wrong = total > 1 + slack if grain.top_k is not None else np.abs(total - 1) > slack
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise AnswerError(
+            f"probabilities: {int(wrong.sum())} row(s) do not sum to one (row {row} sums to {total[row]:.4g}); "
+            "if these are scores, declare the signal 'logits' or 'value'"
+        )
