@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from numpy.random import Generator
 from numpy.typing import ArrayLike
@@ -43,6 +43,7 @@ class Metered(Target, Protocol):
         """Queries left in the budget."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Inputs that the attacker has."""
 

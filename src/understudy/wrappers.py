@@ -14,9 +14,9 @@ from typing import Protocol
 
 from numpy.typing import ArrayLike
 
-from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged
+from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged, UsageError
 from understudy.protocols import Defence, Target
-from understudy.types import Answers, Ask, Exposure, Floats, Space, digest
+from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space, digest
 
 
 class Metered:
@@ -192,12 +192,15 @@ class Defended:
     """What one principal meets: the target's answers behind the defences, and nothing that is not exposed."""
 
     def __init__(self, target: Target, defences: Sequence[Defence], principal: str, granted: Exposure) -> None:
+        """Raises UsageError when the defences would leave more than is granted, or less."""
         self.target, self.defences, self.principal = target, tuple(defences), principal
-        exposure = target.exposure
+        exposure = _with_label(target.exposure, granted)
         for defence in self.defences:
             exposure = defence.reveals(exposure)
         kept = {signal: grain for signal, grain in exposure.grains.items() if signal in granted.grains}
         self._exposure = replace(exposure, grains=kept)
+        if kept.keys() != granted.grains.keys() or not self._exposure.reveals_at_most(granted):
+            raise UsageError(f"{granted} is granted, but behind the defences there is {self._exposure or 'nothing'}")
 
     @property
     def space(self) -> Space:
@@ -211,6 +214,15 @@ class Defended:
         """The reduced answers. A customer's wish never widens what is granted."""
         x = self.space.check(inputs)
         answers = self.target.query(x)
+        if Signal.LABEL in self._exposure.grains and Signal.LABEL not in answers:
+            answers = answers.replace(Signal.LABEL, answers.labels())
         for defence in self.defences:
             answers = defence.apply(x, answers, self.principal)
         return answers.only(self._exposure.signals)
+
+
+def _with_label(exposure: Exposure, granted: Exposure) -> Exposure:
+    """A granted label that the target does not name is worked out from its scores, before they are reduced."""
+    if Signal.LABEL not in granted.grains or Signal.LABEL in exposure.grains:
+        return exposure
+    return replace(exposure, grains={**exposure.grains, Signal.LABEL: Grain()})

@@ -1,0 +1,219 @@
+"""The suite as one attack: run what fits the exposure on one shared meter, and keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike
+
+from understudy import registry
+from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict
+from understudy.types import IMPLIES, Answers, Ask, Exposure, Floats, Signal, Space
+
+SUITE = ("equation-solving", "boundary-nullspace", "retraining")
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Try every attack that the exposure allows and report the best substitute at each number of queries.
+
+    Extracts:
+        Whatever the suite extracts. Attacks that solve from scores go first: where one is exact nothing else is
+        asked. Otherwise the attacks take turns, the one that has spent least going next, so that the best costs at
+        most about as many times its own price as there are attacks left. Answers are shared: a row that one attack
+        has bought is free for the others.
+
+    Needs:
+        Any signal.
+
+    Cost:
+        The cost of the best attack, plus what the others spent meanwhile, plus a common check set (2 % of the
+        budget, 20 to 100 queries) on which substitutes of different attacks are compared; none where the first
+        attack is exact.
+
+    Reference:
+        The suite's own references. Choosing by extract-and-test on bought answers: Tramer et al., USENIX Security
+        2016, section 4.3.
+
+    Differs from the paper:
+        The paper tests model classes; this tests attacks, and interleaves them.
+    """
+
+    needs: ClassVar[frozenset[Signal]] = frozenset(Signal)
+    adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
+    suite: tuple[str, ...] = field(default=SUITE)
+
+    def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
+        """Each substitute of each attack; notes say which attack made it and whether it is the best so far."""
+        bought = _Bought(pool)
+        open_runs, set_aside = self._fitting(target, bought, rng)
+        bench: _Bench | None = None
+        while open_runs:
+            turn = _next_turn(open_runs)
+            if bench is None and not turn.solves:
+                bench = bought.bench = _Bench.buy(target, pool, rng)
+            found = turn.step()
+            if found is None:
+                open_runs.remove(turn)
+                set_aside.setdefault(turn.name, turn.why_it_ended())
+                continue
+            exact = found.verdict is Verdict.EXACT
+            if exact:
+                set_aside |= {other.name: f"{turn.name} was exact first" for other in open_runs if other is not turn}
+            best = exact or (found.substitute is not None and (bench is None or bench.better(found.substitute)))
+            notes = {**found.notes, "attack": turn.name, "best": best, "set_aside": dict(set_aside)}
+            yield replace(found, spent=target.spent, notes=notes)
+            if exact:
+                return
+
+    def _fitting(self, target: Metered, bought: _Bought, rng: Generator) -> tuple[list[_Turn], dict[str, str]]:
+        given = target.exposure.signals
+        can = frozenset().union(*(IMPLIES[s] for s in given))
+        turns, set_aside = [], {}
+        for name in self.suite:
+            attack: Attack = registry.create("attacks", name)
+            if attack.needs & can:
+                turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0]))
+            else:
+                wanted = " or ".join(sorted(attack.needs))
+                set_aside[name] = f"needs {wanted}; the tier gives {', '.join(sorted(given))}"
+        return turns, set_aside
+
+
+class _Bought:
+    """Everything bought so far, and the pool that offers it first: a row that one attack bought is free for others.
+
+    The rows of the common check set are kept out of the pool, so that no substitute is judged on what it was fitted to.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.bench: _Bench | None = None
+        self.batches: list[Answers] = []
+        self._pool, self._inputs = pool, list[Floats]()
+        self._place: dict[bytes, tuple[int, int]] = {}
+
+    def draw(self, n: int, rng: Generator) -> Floats:
+        """Rows already paid for, then the pool's."""
+        known = self._inputs[:]
+        rows = self._pool.draw(n, rng)
+        if self.bench is not None and len(rows):
+            held_out = {row.tobytes() for row in self.bench.inputs}
+            rows = rows[[row.tobytes() not in held_out and row.tobytes() not in self._place for row in rows]]
+        return np.concatenate([*known, rows])[:n] if known else rows
+
+    def keep(self, x: Floats, answers: Answers) -> None:
+        """Remember a batch."""
+        for row, values in enumerate(x):
+            self._place.setdefault(values.tobytes(), (len(self.batches), row))
+        self.batches.append(answers)
+        self._inputs.append(x)
+
+    def known(self, x: Floats) -> list[tuple[int, int] | None]:
+        """Where each row's answer is kept, or None."""
+        return [self._place.get(row.tobytes()) for row in x]
+
+
+class _Share:
+    """The meter as one attack of the suite sees it. An attack that solves always buys: it tests for determinism."""
+
+    def __init__(self, target: Metered, bought: _Bought, reuse: bool) -> None:
+        self.target, self._bought, self._reuse = target, bought, reuse
+
+    @property
+    def space(self) -> Space:
+        return self.target.space
+
+    @property
+    def exposure(self) -> Exposure:
+        return self.target.exposure
+
+    @property
+    def spent(self) -> int:
+        return self.target.spent
+
+    @property
+    def remaining(self) -> int:
+        return self.target.remaining
+
+    def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
+        """Known rows from memory, the others bought and remembered."""
+        x = self.space.check(inputs)
+        fresh = np.array([not self._reuse or place is None for place in self._bought.known(x)], bool)
+        if fresh.all():
+            answers = self.target.query(x, ask)
+            self._bought.keep(x, answers)
+            return answers
+        if fresh.any():
+            self._bought.keep(x[fresh], self.target.query(x[fresh], ask))
+        places = [place for place in self._bought.known(x) if place is not None]
+        used = sorted({batch for batch, _ in places})
+        batches = [self._bought.batches[b] for b in used]
+        starts = dict(zip(used, np.cumsum([0, *map(len, batches[:-1])]).tolist(), strict=True))
+        return Answers.concat(batches).take(np.array([starts[batch] + row for batch, row in places], np.intp))
+
+
+class _Turn:
+    """One attack of the suite, advanced one substitute at a time."""
+
+    def __init__(self, name: str, attack: Attack, target: Metered, bought: _Bought, rng: Generator) -> None:
+        self.name, self._target, self.own = name, target, 0
+        self.solves = Signal.LABEL not in attack.needs
+        self._last: Extraction | None = None
+        self._run = attack.run(_Share(target, bought, reuse=not self.solves), bought, rng)
+
+    def step(self) -> Extraction | None:
+        """The next substitute, or None when the attack has ended."""
+        before = self._target.spent
+        found = next(self._run, None)
+        self.own += self._target.spent - before
+        self._last = found or self._last
+        return found
+
+    def why_it_ended(self) -> str:
+        """For the report: why nothing more is to be had from this attack."""
+        if self._last is None:
+            return "the budget was too small for it"
+        if self._last.verdict is Verdict.NOT_OF_FAMILY:
+            return "the target is not of the family it solves"
+        return f"it ended after {self.own} queries of its own"
+
+
+def _next_turn(turns: list[_Turn]) -> _Turn:
+    """Solvers of scores first; then whoever has spent least."""
+    return min(turns, key=lambda turn: (not turn.solves, turn.own))
+
+
+class _Bench:
+    """A common check set, so that substitutes made on different inputs can be compared. Bought, never the owner's."""
+
+    def __init__(self, inputs: Floats, answers: Answers) -> None:
+        self.inputs, self._answers, self._best = inputs, answers, -np.inf
+
+    @classmethod
+    def buy(cls, target: Metered, pool: Pool, rng: Generator) -> _Bench | None:
+        """Spend 2 % of what is left (20 to 100 queries) on rows of the pool, else of the space; None if too poor."""
+        n = int(np.clip(target.remaining // 50, 20, 100))
+        if target.remaining < 4 * n:
+            return None
+        rows = pool.draw(n, rng)
+        inputs = rows if len(rows) else target.space.sample(n, rng)
+        return cls(inputs, target.query(inputs))
+
+    def better(self, substitute: Target) -> bool:
+        """Whether this substitute agrees with the bought answers at least as well as the best before it."""
+        score = agreement(substitute.query(self.inputs), self._answers)
+        if score < self._best:
+            return False
+        self._best = score
+        return True
+
+
+def agreement(ours: Answers, theirs: Answers) -> float:
+    """Share of equal labels, or for values minus the mean absolute difference: larger is closer."""
+    if Signal.VALUE in theirs:
+        return -float(np.abs(ours[Signal.VALUE] - theirs[Signal.VALUE]).mean())
+    return float((ours.labels() == theirs.labels()).mean())

@@ -1,0 +1,220 @@
+"""A manifest made live: the target, what each tier receives of it, the attacker's pool, the owner's evaluation set."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from understudy import registry
+from understudy.errors import InputError, ManifestError, NotAuthorised, UnderstudyError, UsageError
+from understudy.manifest import Data, FromEnvironment, Manifest, Tier, exposure
+from understudy.manifest import load as load_manifest
+from understudy.protocols import Defence, Target
+from understudy.targets.callable import CallableTarget
+from understudy.types import Array, Box, Exposure, Floats, Signal, digest
+from understudy.wrappers import Defended
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPool:
+    """Inputs the attacker has, as an array (n, *shape); drawn without replacement within one call."""
+
+    inputs: Floats
+
+    def draw(self, n: int, rng: Generator) -> Floats:
+        """Up to `n` distinct rows in random order."""
+        return self.inputs[rng.permutation(len(self.inputs))[:n]]
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """Everything an audit needs. `owner` is the bare target under the owner's credential: only metrics see it."""
+
+    manifest: Manifest
+    folder: Path
+    target: Target
+    owner: Target
+    pool: ArrayPool
+    pool_truth: Array | None
+    evaluation: Floats
+    truth: Array | None
+    data: Mapping[str, str]
+
+    def tier(self, tier: Tier, principal: str) -> Defended:
+        """What one customer of a tier meets."""
+        granted = exposure(tier.signals, self.manifest.target.outputs)
+        return Defended(self.target, defences(tier), principal, granted)
+
+
+def defences(tier: Tier) -> list[Defence]:
+    """The defences that make a tier's signals out of the target's, in order: reduce, truncate, round, and its own.
+
+    Top-k and rounding act on all score signals of a tier alike, so those must agree on their grain.
+    """
+    grains = [g for s, g in tier.signals.items() if s is not Signal.LABEL]
+    if not grains:
+        chain = [registry.create("defences", "label-only")]
+    else:
+        if any(g != grains[0] for g in grains):
+            raise ManifestError(f"tier {tier.id}: score signals must share top_k and decimals")
+        chain = []
+        if grains[0].top_k is not None:
+            chain.append(registry.create("defences", "top-k", k=grains[0].top_k))
+        if grains[0].decimals is not None:
+            chain.append(registry.create("defences", "round", decimals=grains[0].decimals))
+    for extra in tier.defences:
+        name, options = named(extra, f"tier {tier.id}: defences")
+        chain.append(registry.create("defences", name, **options))
+    return chain
+
+
+def named(item: str | Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """A plug-in named in a manifest: `name`, or `{name: ..., option: value}`."""
+    if isinstance(item, str):
+        return item, {}
+    options = dict(item)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ManifestError(f"{where}: each entry needs a name")
+    return name, {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+
+
+def open_endpoint(path: Path, share: int = 1) -> Endpoint:
+    """Load a manifest and reach for everything it names. `share`: among how many workers the pace is divided.
+
+    Raises ManifestError, UsageError, MissingExtra, NotAuthorised; asks the target nothing.
+    """
+    manifest, folder = load_manifest(path), path.resolve().parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    box = manifest.space
+    try:
+        space = Box(box.low, box.high, tuple(box.shape))
+    except InputError as error:
+        raise ManifestError(f"{path}: space: {error}") from None
+    served = exposure(manifest.target.signals, manifest.target.outputs)
+    target, owner = _targets(manifest, folder, space, served, share)
+    for tier in manifest.tiers:
+        defences(tier)
+    inputs, truth = _load(manifest.evaluation, folder, space, f"{path}: evaluation")
+    if not len(inputs):
+        raise ManifestError(f"{path}: evaluation: holds no rows")
+    pool_inputs, pool_truth = np.zeros((0, *space.shape)), None
+    if manifest.pool is not None:
+        pool_inputs, pool_truth = _load(manifest.pool, folder, space, f"{path}: pool")
+    data = {"evaluation": digest(inputs), "pool": digest(pool_inputs)}
+    labelled = pool_truth if manifest.pool is not None and manifest.pool.labelled else None
+    return Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs), labelled, inputs, truth, data)
+
+
+def authorise(manifest: Manifest, today: dt.date) -> dict[str, Any] | None:
+    """The authorisation to be written into the run; None for a target on this machine. Raises NotAuthorised."""
+    given = manifest.authorisation
+    kept = given.model_dump(mode="json") if given else None
+    http = manifest.target.http
+    if http is None:
+        return kept
+    if not registry.load_object("understudy.targets.http:is_local")(http.url):
+        if given is None:
+            raise NotAuthorised(
+                f"{http.url.split('?')[0]} is not on this machine: the manifest needs "
+                "authorisation: {by: who gave leave, scope: what may be attacked, until: YYYY-MM-DD}"
+            )
+        if given.until < today:
+            raise NotAuthorised(f"authorisation by {given.by} ended on {given.until}; renew it before attacking")
+    return kept
+
+
+def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, share: int) -> tuple[Target, Target]:
+    part = manifest.target
+    if part.python is not None:
+        found = registry.load_object(part.python)
+        if not callable(found):
+            raise ManifestError(f"target.python: {part.python} is not callable")
+        made: Target = CallableTarget(found, served, space)
+        return made, made
+    if part.skops is not None:
+        load = registry.load("targets", "sklearn").load
+        made = load(folder / part.skops, space, signals=tuple(served.signals), trusted=tuple(part.trusted))
+        if made.exposure.outputs != part.outputs:
+            raise ManifestError(f"target.outputs is {part.outputs}, but the model has {made.exposure.outputs}")
+        return made, made
+    http = part.http
+    assert http is not None
+    codec = registry.create("protocols", http.protocol, **http.options)
+    make = registry.load("targets", "http")
+    options = {
+        "timeout_s": http.timeout_s,
+        "retries": http.retries,
+        "max_rows": part.batch,
+        "pace": part.pace / share if part.pace else None,
+        "ca_file": http.ca_file,
+    }
+    target: Target = make(http.url, codec, served, space, headers=_headers(http.headers), **options)
+    if http.owner_headers is None:
+        return target, target
+    return target, make(http.url, codec, served, space, headers=_headers(http.owner_headers), **options)
+
+
+def _headers(wanted: Mapping[str, FromEnvironment]) -> dict[str, str]:
+    missing = sorted(h.env for h in wanted.values() if h.env not in os.environ)
+    if missing:
+        raise UsageError(
+            f"the manifest takes headers from environment variables that are not set: {', '.join(missing)}"
+        )
+    return {name: h.prefix + os.environ[h.env] for name, h in wanted.items()}
+
+
+def _load(part: Data, folder: Path, space: Box, where: str) -> tuple[Floats, Array | None]:
+    """Inputs and truth of a data section, checked against the space."""
+    truth: Any = None
+    if ":" in part.data:
+        found = registry.load_object(part.data)
+        found = found() if callable(found) else found
+        inputs, truth = found if isinstance(found, tuple) else (found, None)
+    else:
+        inputs, truth = _read(folder / part.data, part.truth_column, where)
+    try:
+        x = space.check(inputs)
+    except InputError as error:
+        raise ManifestError(f"{where}.data ({part.data}): {error}") from None
+    if truth is None:
+        return x, None
+    truth = np.asarray(truth)
+    if len(truth) != len(x):
+        raise ManifestError(f"{where}.data ({part.data}): {len(x)} inputs but {len(truth)} truths")
+    return x, truth
+
+
+def _read(path: Path, truth_column: str | None, where: str) -> tuple[Any, Any]:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False), None
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as held:
+                if "inputs" not in held:
+                    raise ManifestError(f"{where}: {path} holds {', '.join(held)}; needs 'inputs' (and 'truth')")
+                return held["inputs"], held.get("truth")
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8") as file:
+                names = [n.strip().strip('"') for n in file.readline().split(",")]
+                table = np.loadtxt(file, delimiter=",", ndmin=2)
+            if truth_column is None:
+                return table, None
+            if truth_column not in names:
+                raise ManifestError(f"{where}: {path} has no column {truth_column!r} (columns: {', '.join(names)})")
+            column = names.index(truth_column)
+            return np.delete(table, column, 1), table[:, column]
+    except UnderstudyError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{where}: {path} cannot be read: {error}") from None
+    raise ManifestError(f"{where}: {path.name}: expected .npy, .npz, .csv, or module:object")
