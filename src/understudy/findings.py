@@ -61,15 +61,19 @@ def binding(queries: float, limits: Limits, accounts: int = 1) -> str:
 
 
 def _schedule(queries: float, limits: Limits, accounts: int) -> tuple[float | None, str]:
-    windows = [(limits.per_30d, 30 * _DAY, "30 days"), (limits.per_day, _DAY, "day"), (limits.per_minute, 1, "minute")]
-    if not any(cap for cap, _, _ in windows):
+    windows = [(limits.per_minute, 1, "minute"), (limits.per_day, _DAY, "day"), (limits.per_30d, 30 * _DAY, "30 days")]
+    caps = list[tuple[int, int, str]]()
+    for cap, length, word in windows:
+        # a window that allows more than the shorter ones let through binds nothing
+        if cap and not any(cap >= shorter * (length // each) for shorter, each, _ in caps):
+            caps.append((cap, length, word))
+    if not caps:
         return None, "no allowance is declared"
     rest, total, parts = math.ceil(queries), 0, list[tuple[int, str]]()
-    for cap, length, word in windows:
-        if cap:
-            full = max(rest - 1, 0) // (cap * accounts)
-            total, rest = total + full * length, rest - full * cap * accounts
-            parts.append((full * length, f"{cap:,} per {word}"))
+    for cap, length, word in reversed(caps):
+        full = max(rest - 1, 0) // (cap * accounts)
+        total, rest = total + full * length, rest - full * cap * accounts
+        parts.append((full * length, f"{cap:,} per {word}"))
     most, words = max(parts)
     return total / _DAY, words if most else "within the first window of every allowance"
 

@@ -135,23 +135,19 @@ def headline(f: Finding, tier: Tier) -> str:
         return f"A copy to the owner's threshold ({goal}) takes no query at all: {f.reason}."
     exact = all(s.verdict == "exact" for s in f.seeds)
     what = "copy this model exactly" if exact else f"copy this model to the owner's threshold ({goal})"
-    cost = f"{_interval(f.queries, _count)} queries"
-    if f.days_one is not None:
-        cost += f", {_interval(f.days_one, duration)} at the tier's allowance"
-    if f.money is not None and tier.price is not None:
-        cost += f", for {_interval(f.money, lambda v: money(v, tier.price.currency if tier.price else ''))}"
-    return f"A single {tier.id} customer could {what} with {cost}."
+    sentence = f"A single {tier.id} customer could {what} with {_queries(f.queries)}"
+    if f.days_one is not None and f.days_one.estimate is not None:
+        sentence += f": {duration(f.days_one.estimate)} at the tier's allowance"
+    if f.money is not None and f.money.estimate is not None and tier.price is not None:
+        sentence += f", for {money(f.money.estimate, tier.price.currency)}"
+    return sentence + "."
 
 
-def _interval(r: Range, show: object) -> str:
-    assert callable(show)
-    low, mid = show(r.low), show(r.estimate)
-    high = "more than was tested" if r.high is None else show(r.high)
-    return str(mid) if low == mid == high else f"{mid} (range {low} to {high})"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
+def _queries(r: Range) -> str:
+    if r.low == r.estimate == r.high:
+        return f"{r.estimate:,.0f} queries"
+    high = "more than was tested" if r.high is None else f"{r.high:,.0f}"
+    return f"{r.estimate:,.0f} queries (range {r.low:,.0f} to {high})"
 
 
 def duration(value: float) -> str:
