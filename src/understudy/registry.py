@@ -54,7 +54,7 @@ def load_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise MissingExtra(f"{path} needs the library {error.name!r}: pip install {error.name}") from error
         raise UsageError(f"{path}: no module named {error.name!r}; is it installed, or beside the manifest?") from None
     found: Any = module

@@ -10,6 +10,7 @@ import numpy as np
 from understudy.types import Bools, Estimate, Floats
 
 Z95 = 1.959963984540054
+_STUDENT = {2: 12.706204736432095, 3: 4.302652729911275}  # 97.5 % quantile of Student's t for n pairs
 
 
 def wilson(hits: int, n: int, z: float = Z95) -> Estimate:
@@ -56,7 +57,7 @@ def curve_interval(
     if np.isin(values, (0.0, 1.0)).all():
         for i, m in enumerate(mean):
             w = wilson_of_mean(float(m), tests)
-            low[i], high[i] = min(low[i], w.low), max(high[i], w.high)
+            low[i], high[i] = max(0.0, min(low[i], w.low)), min(1.0, max(high[i], w.high))
     return mean, np.minimum(low, mean), np.maximum(high, mean)
 
 
@@ -76,10 +77,17 @@ def first_crossing(queries: Sequence[int], reached: Bools) -> int | None:
 def paired_interval(
     a: Sequence[float], b: Sequence[float], rng: np.random.Generator, resamples: int = 10000
 ) -> Estimate:
-    """Mean of a - b over pairs with a bootstrap-t interval (Efron & Tibshirani 1993, section 12.5)."""
+    """Mean of a - b over pairs with a bootstrap-t interval (Efron & Tibshirani 1993, section 12.5).
+
+    Fewer than four pairs are too few to resample: they get Student's interval, and one pair an infinite one.
+    """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     n = len(difference)
+    if n < 2:
+        return Estimate(float(difference.mean()) if n else math.nan, -math.inf, math.inf, n)
     mean, error = float(difference.mean()), float(difference.std(ddof=1)) / math.sqrt(n)
+    if n in _STUDENT:
+        return Estimate(mean, mean - _STUDENT[n] * error, mean + _STUDENT[n] * error, n)
     draws = difference[rng.integers(0, n, (resamples, n))]
     spread = draws.std(1, ddof=1) / math.sqrt(n)
     usable = spread > 0

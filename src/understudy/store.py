@@ -48,7 +48,7 @@ def pack(arrays: Mapping[str, Array], **head: Any) -> bytes:
     header = json.dumps({"head": head, "arrays": list(arrays)}, sort_keys=True).encode()
     body.write(len(header).to_bytes(8, "little") + header)
     for array in arrays.values():
-        np.lib.format.write_array(body, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(body, np.asarray(array), allow_pickle=False)
     return zlib.compress(body.getvalue(), 1)
 
 
@@ -101,12 +101,12 @@ class Store:
         path = folder / "exchanges.sqlite"
         if not path.is_file():
             raise RecordError(f"{folder} is not a run folder (no exchanges.sqlite in it)")
-        store = cls(folder, _connect(path))
         try:
+            store = cls(folder, _connect(path))
             found = store._db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except sqlite3.DatabaseError as error:
             raise RecordError(f"{path} is damaged: {error}") from None
-        if found is None or int(found[0]) != FORMAT:
+        if found is None or found[0] != str(FORMAT):
             version = found[0] if found else "unknown"
             raise RecordError(f"{path} has format {version}; this version of understudy reads {FORMAT}")
         return store
@@ -166,13 +166,19 @@ class Store:
 
     def verify(self) -> None:
         """Recompute every hash chain. Raises RecordError naming the first bad row."""
+        try:
+            self._verify()
+        except sqlite3.DatabaseError as error:
+            raise RecordError(f"{self.folder / 'exchanges.sqlite'} is damaged: {error}") from None
+
+    def _verify(self) -> None:
         previous: dict[str, str] = {}
         expected: dict[str, int] = {}
-        for cell, batch, rows, query, inputs, ask, answers, seq, prev, kept in self._db.execute(
-            "SELECT cell, batch, rows, query, inputs, ask, answers, seq, prev, hash FROM exchanges"
+        for cell, batch, rows, query, inputs, ask, at, answers, seq, prev, kept in self._db.execute(
+            "SELECT cell, batch, rows, query, inputs, ask, answered_at, answers, seq, prev, hash FROM exchanges"
             " WHERE seq IS NOT NULL ORDER BY cell, seq"
         ):
-            want = _link(previous.get(cell, ""), cell, batch, rows, query, answers)
+            want = _link(previous.get(cell, ""), cell, batch, rows, query, at, answers)
             query_kept = query_digest(unpack(inputs)[0]["x"], _ask_from(ask))
             if query != query_kept or seq != expected.get(cell, 0) or prev != previous.get(cell, "") or kept != want:
                 raise RecordError(f"cell {cell}, batch {batch}: the record was changed after it was written")
@@ -215,16 +221,16 @@ class CellLog:
 
     def answered(self, batch: int, answers: Answers) -> None:
         """Keep the answers of a batch durably and link them into the chain."""
-        body = pack_answers(answers)
+        body, now = pack_answers(answers), time.time()
         with self._lock, self._db as db:
             rows, query = db.execute(
                 "SELECT rows, query FROM exchanges WHERE cell = ? AND batch = ?", (self.name, batch)
             ).fetchone()
-            link = _link(self._head, self.name, batch, rows, query, body)
+            link = _link(self._head, self.name, batch, rows, query, now, body)
             db.execute(
                 "UPDATE exchanges SET seq = ?, answered_at = ?, answers = ?, prev = ?, hash = ?"
                 " WHERE cell = ? AND batch = ?",
-                (self._seq, time.time(), body, self._head, link, self.name, batch),
+                (self._seq, now, body, self._head, link, self.name, batch),
             )
             self._seq, self._head = self._seq + 1, link
 
@@ -250,7 +256,8 @@ class CellLog:
 
 def forget(folder: Path) -> None:
     """Remove a run folder and everything in it. Raises RecordError when it is not one."""
-    Store.open(folder).close()
+    if not (folder / "exchanges.sqlite").is_file():  # damaged evidence is evidence too: it is not opened
+        raise RecordError(f"{folder} is not a run folder (no exchanges.sqlite in it)")
     shutil.rmtree(folder)
 
 
@@ -258,14 +265,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
     return db
 
 
-def _link(previous: str, cell: str, batch: int, rows: int, query: str, answers: bytes) -> str:
+def _link(previous: str, cell: str, batch: int, rows: int, query: str, at: float, answers: bytes) -> str:
     """SHA-256 link of the chain: the previous link, and all that the row claims."""
-    head = json.dumps([previous, cell, batch, rows, query]).encode()
+    head = json.dumps([previous, cell, batch, rows, query, at]).encode()
     return hashlib.sha256(head + hashlib.sha256(answers).digest()).hexdigest()
 
 

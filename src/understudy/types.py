@@ -76,12 +76,17 @@ class Exposure:
     def reveals_at_most(self, other: Exposure) -> bool:
         """Whether everything this exposure shows could be worked out from `other`."""
         return all(
-            any(signal in IMPLIES[o] and (signal is Signal.LABEL or grain.at_most(g)) for o, g in other.grains.items())
-            for signal, grain in self.grains.items()
+            any(_follows(signal, grain, o, g) for o, g in other.grains.items()) for signal, grain in self.grains.items()
         )
 
     def __str__(self) -> str:
         return " + ".join(_describe(signal, self.grains[signal]) for signal in Signal if signal in self.grains)
+
+
+def _follows(signal: Signal, grain: Grain, source: Signal, given: Grain) -> bool:
+    if signal is source or signal is Signal.LABEL:
+        return signal in IMPLIES[source] and (signal is Signal.LABEL or grain.at_most(given))
+    return signal in IMPLIES[source] and given == Grain()  # a softmax needs every logit, unrounded
 
 
 def _describe(signal: Signal, grain: Grain) -> str:
@@ -136,8 +141,9 @@ class Box:
             raise InputError("inputs are not a rectangular array of numbers (ragged rows, or text?)") from None
         if x.shape[1:] != self.shape or x.ndim != len(self.shape) + 1:
             raise InputError(f"inputs have shape {x.shape}; expected (n, {', '.join(map(str, self.shape))})")
-        bad = ~(np.isfinite(x) & (x >= self.low) & (x <= self.high)).reshape(len(x), -1)
-        if bad.any():
+        fits = np.isfinite(x) & (x >= self.low) & (x <= self.high)
+        if not fits.all():
+            bad = ~fits.reshape(len(x), -1)
             row, column = (int(i) for i in np.argwhere(bad)[0])
             what = "is not finite" if not np.isfinite(x.reshape(len(x), -1)[row, column]) else "lies outside the space"
             raise InputError(f"inputs row {row}, column {column} {what}; {int(bad.any(1).sum())} row(s) are affected")

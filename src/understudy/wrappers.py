@@ -163,7 +163,7 @@ class Replayed:
     """Answers from a record alone; asking for what is not on record is a RecordError."""
 
     def __init__(self, log: Log, space: Space, exposure: Exposure, batch: int | None = None) -> None:
-        self._inner = Recorded(_Nobody(space, exposure), log, batch)
+        self._inner = Recorded(_Nobody(space, exposure), _Closed(log), batch)
 
     @property
     def space(self) -> Space:
@@ -186,6 +186,21 @@ class _Nobody:
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         raise RecordError("the record ends here: this batch was never answered")
+
+
+class _Closed:
+    """A log that is only read: replaying changes nothing on record."""
+
+    def __init__(self, log: Log) -> None:
+        self.recall = log.recall
+
+    def asked(self, batch: int, inputs: Floats, ask: Ask | None) -> None: ...
+
+    def answered(self, batch: int, answers: Answers) -> None: ...
+
+    def failed(self, batch: int, reason: str, raw: bytes) -> None: ...
+
+    def diverged(self, batch: int) -> None: ...
 
 
 class Defended:

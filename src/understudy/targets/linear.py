@@ -54,7 +54,7 @@ class LinearTarget:
 
     def scores(self, inputs: Floats) -> Floats:
         """(n, c) linear scores."""
-        return np.asarray(inputs.reshape(len(inputs), -1) @ self.weights.T + self.bias)
+        return np.asarray(inputs.reshape(len(inputs), self.weights.shape[1]) @ self.weights.T + self.bias)
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """Every signal this model can produce, or those that `ask` names."""

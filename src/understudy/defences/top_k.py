@@ -1,0 +1,65 @@
+"""Only the largest scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from understudy.errors import UsageError
+from understudy.types import Answers, Exposure, Floats, Signal
+
+_SCORES = (Signal.PROBABILITIES, Signal.LOGITS)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Shows the `k` largest probabilities or logits of each answer and withholds the others.
+
+    A withheld entry is 0 and False in the mask. Among equal scores the class that comes first is shown. Labels and
+    regression values pass unchanged.
+
+    Hides:
+        The scores of all but `k` classes; with two classes, or `k` one less than the classes, a probability that is
+        not shown is one minus the others, so nothing is hidden.
+    Costs the honest user:
+        Small for those who read the first choices; the whole distribution for those who calibrate or combine models.
+    Broken by:
+        `equation-solving`: each shown ratio is still an equation, so a copy takes more queries, not more skill.
+    Reference:
+        Orekondy, Schiele and Fritz, Knockoff Nets, CVPR 2019, whose black boxes also answer only the top k.
+    """
+
+    k: int = 1
+
+    keeps_label: ClassVar[bool] = True
+    idempotent: ClassVar[bool] = True
+
+    def reveals(self, exposure: Exposure) -> Exposure:
+        """At most `k` entries of each score. Raises UsageError where `k` is less than 1."""
+        if self.k < 1:
+            raise UsageError(f"top-k needs k of at least 1, not {self.k}; to withhold every score use label-only")
+        grains = {
+            signal: replace(grain, top_k=min(self.k, exposure.outputs, grain.top_k or self.k))
+            if signal in _SCORES
+            else grain
+            for signal, grain in exposure.grains.items()
+        }
+        return replace(exposure, grains=grains)
+
+    def fit(self, inputs: Floats, answers: Answers) -> Self:
+        """Itself: nothing is learnt."""
+        return self
+
+    def apply(self, inputs: Floats, answers: Answers, principal: str) -> Answers:
+        """The answers with all but the `k` largest entries of each score withheld."""
+        for signal in _SCORES:
+            if signal in answers:
+                given = answers.mask(signal)
+                order = np.argsort(np.where(given, -answers[signal], np.inf), axis=1, kind="stable")
+                shown = np.zeros_like(given)
+                np.put_along_axis(shown, order[:, : self.k], True, axis=1)
+                shown &= given
+                answers = answers.replace(signal, np.where(shown, answers[signal], 0.0), shown)
+        return answers

@@ -1,0 +1,55 @@
+"""Small real models that plug-ins are put to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from understudy.protocols import Target
+from understudy.targets.linear import LinearTarget, Link
+from understudy.types import Box, Exposure, Floats, Signal, Space
+from understudy.wrappers import Defended
+
+
+def linear(seed: int = 0, *, features: int = 4, outputs: int = 3, link: Link = "softmax") -> LinearTarget:
+    """A linear model on the box [-1, 1], drawn from `seed`, with nothing withheld and its parameters in the open."""
+    rng = np.random.default_rng([seed, 20])
+    weights, bias = 3 * rng.standard_normal((outputs, features)), 0.3 * rng.standard_normal(outputs)
+    return LinearTarget(weights, bias, Box(-1, 1, (features,)), link)
+
+
+def victim(signals: str | Sequence[str], seed: int = 0, *, features: int = 4, outputs: int = 3) -> Target:
+    """A linear model that answers exactly `signals`: a regression for "value", else a softmax."""
+    exposure = Exposure.of(signals, outputs)
+    model = linear(
+        seed,
+        features=features,
+        outputs=outputs,
+        link="identity" if Signal.VALUE in exposure.signals else "softmax",
+    )
+    return Defended(model, (), "contract", exposure)
+
+
+@dataclass(frozen=True)
+class SpacePool:
+    """A pool that never runs dry: inputs spread over a space."""
+
+    space: Space
+
+    def draw(self, n: int, rng: Generator) -> Floats:
+        """`n` inputs."""
+        return self.space.sample(n, rng)
+
+
+@dataclass(frozen=True)
+class EmptyPool:
+    """The pool of an attacker who has no inputs."""
+
+    space: Space
+
+    def draw(self, n: int, rng: Generator) -> Floats:
+        """None, shape (0, *space.shape)."""
+        return np.zeros((0, *self.space.shape))
