@@ -272,6 +272,7 @@ def _measures(case: Case) -> dict[str, Measured]:
 
 def _threat_model(case: Case) -> ThreatModel:
     m = case.endpoint.manifest
+    accounts, allowance = case.tier.limits.accounts_per_party, _allowance(case)
     rows = len(case.endpoint.pool.inputs)
     knows = [f"{word}: {v}" for word, v in m.knowledge.model_dump().items() if v]
     pool = f"{rows:,} inputs: {m.pool.provenance}" if m.pool else "none: inputs are made up inside the space"
@@ -280,8 +281,9 @@ def _threat_model(case: Case) -> ThreatModel:
         pool=pool,
         knows="; ".join([*knows, "the space and the number of outputs"]).replace("_", " "),
         budget=case.budget,
-        allowance=_allowance(case),
-        accounts=case.tier.limits.accounts_per_party,
+        allowance=allowance,
+        accounts=accounts,
+        allowance_party=allowance and allowance * accounts,
         seeds=len(case.results),
         adaptive=case.adaptive,
     )

@@ -108,6 +108,7 @@ class ThreatModel(Record):
     budget: int = Field(description="queries offered to each attack")
     allowance: int | None = Field(description="queries one account may ask in the review window; null = unlimited")
     accounts: int = Field(description="accounts one party may hold")
+    allowance_party: int | None = Field(description="what those accounts may ask together")
     seeds: int
     adaptive: bool = Field(description="whether the attack knows the defences in its way")
 
@@ -200,6 +201,7 @@ class Report(Record):
     assets: list[dict[str, Any]]
     verdict: str = Field(description="the whole run in one word: reached, not-reached or not-assessed")
     summary: str
+    hero: str = Field(description="id of the finding on the first page: the cheapest copy, else the closest")
     tiers: list[TierReport]
     findings: list[Finding]
     not_tested: list[str]

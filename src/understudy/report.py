@@ -56,6 +56,7 @@ def build(folder: Path, gates: Sequence[GateSpec] = (), command: str = "") -> Re
         assets=[a.model_dump(mode="json", by_alias=True) for a in manifest.assets],
         verdict=verdict,
         summary=_summary(tiers, findings, verdict),
+        hero=min(findings, key=_rank).id,
         tiers=tiers,
         findings=findings,
         not_tested=_not_tested(manifest, run, findings),
@@ -144,6 +145,7 @@ def headline(f: Finding, tier: Tier) -> str:
 
 
 def _queries(r: Range) -> str:
+    """The range in words; the low end is where the upper edge of the interval first touches the threshold."""
     if r.low == r.estimate == r.high:
         return f"{r.estimate:,.0f} queries"
     high = "more than was tested" if r.high is None else f"{r.high:,.0f}"

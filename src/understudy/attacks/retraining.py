@@ -105,7 +105,7 @@ class _Source:
         a, b = self._rows[rng.integers(len(self._rows), size=(2, n))]
         share = rng.uniform(-0.2, 1.2, (n, *([1] * (a.ndim - 1))))
         x = a + share * (b - a)
-        return np.clip(x, self._space.low, self._space.high) if isinstance(self._space, Box) else x
+        return np.asarray(np.clip(x, self._space.low, self._space.high) if isinstance(self._space, Box) else x)
 
 
 class _Contest:

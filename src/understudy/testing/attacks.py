@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from understudy.protocols import Attack, Extraction, Pool, Target, Verdict
@@ -81,23 +82,38 @@ class AttackBench:
     def _targets(self) -> Sequence[Target]:
         return self.targets or [victim(s, self.seed) for s in Signal if IMPLIES[s] & self.subject.needs]
 
-    def run(self, target: Target, budget: int, stop_after: int | None = None, pool: Pool | None = None) -> Trial:
-        """One run by a fresh attack; `stop_after` that many extractions the caller loses interest."""
+    def run(
+        self,
+        target: Target,
+        budget: int,
+        *,
+        pool: Pool | None = None,
+        stop_after: int | None = None,
+        rivals: bool = False,
+    ) -> Trial:
+        """One run by a fresh attack.
+
+        `stop_after` that many extractions the caller loses interest. `rivals`: others spend a third of what is left
+        whenever there is an extraction.
+        """
         trial, counting, before = Trial(target, budget), _Counting(target), random_state()
         meter = Metered(counting, budget)
         try:
-            extractions = iter(
-                self.factory().run(meter, pool or SpacePool(target.space), np.random.default_rng(self.seed))
-            )
+            extractions = iter(self.factory().run(meter, pool or SpacePool(target.space), self._rng()))
             for extraction in extractions:
                 trial.yielded.append((extraction, meter.spent, counting.asked))
                 if len(trial.yielded) == stop_after:
                     _close(extractions)
                     break
+                if rivals:
+                    meter.query(target.space.sample(-(-meter.remaining // 3), self._rng()))
         except Exception as error:  # judged by a law
             trial.error = error
         trial.asked, trial.shared_randomness = counting.asked, random_state() != before
         return trial
+
+    def _rng(self) -> Generator:
+        return np.random.default_rng(self.seed)
 
 
 def _close(extractions: Iterator[Extraction]) -> None:
@@ -157,6 +173,14 @@ def stopping_early_is_free(bench: AttackBench) -> None:
         demand(trial.asked == asked, f"{trial.asked - asked} queries were asked after the caller stopped")
 
 
+def shares_its_meter(bench: AttackBench) -> None:
+    """What is left may have been spent by another attack between two substitutes; that is no error either."""
+    target = bench.full[0].target
+    trial = bench.run(target, bench.budget, rivals=True)
+    demand(trial.error is None, f"when others spend too, {type(trial.error).__name__} escapes ({trial.error})")
+    demand(trial.asked <= trial.budget, f"budget {trial.budget}: {trial.asked} queries reached the model")
+
+
 def needs_no_pool(bench: AttackBench) -> None:
     """An attacker without any inputs is no error, and never more expensive."""
     target = bench.full[0].target
@@ -210,7 +234,9 @@ def notes_are_plain(bench: AttackBench) -> None:
 
 def leaves_shared_randomness_alone(bench: AttackBench) -> None:
     """The generators that everybody shares are not drawn from."""
-    drawn = any(trial.shared_randomness for trial in bench.trials)
+    suspects = [trial for trial in bench.trials if trial.shared_randomness]
+    # Importing a library may draw once; only what draws again is the attack's doing.
+    drawn = any(bench.run(trial.target, trial.budget).shared_randomness for trial in suspects)
     demand(not drawn, "numpy's or Python's shared generator was used; draw from the generator that is given")
 
 
@@ -223,6 +249,7 @@ LAWS = (
     finds_a_copy,
     spent_is_the_meter,
     stopping_early_is_free,
+    shares_its_meter,
     needs_no_pool,
     same_seed_same_copy,
     verdicts_are_honest,
