@@ -54,7 +54,7 @@ class Auto:
         bench: _Bench | None = None
         while open_runs:
             turn = _next_turn(open_runs)
-            if bench is None and not turn.solves:
+            if bench is None and (not turn.solves or turn.inexact):
                 bench = bought.bench = _Bench.buy(target, pool, rng)
             found = turn.step()
             if found is None:
@@ -173,6 +173,11 @@ class _Turn:
         self._last = found or self._last
         return found
 
+    @property
+    def inexact(self) -> bool:
+        """Whether it has made a substitute that it does not call exact."""
+        return self._last is not None and self._last.verdict is Verdict.APPROXIMATE
+
     def why_it_ended(self) -> str:
         """For the report: why nothing more is to be had from this attack."""
         if self._last is None:
@@ -183,8 +188,8 @@ class _Turn:
 
 
 def _next_turn(turns: list[_Turn]) -> _Turn:
-    """Solvers of scores first; then whoever has spent least."""
-    return min(turns, key=lambda turn: (not turn.solves, turn.own))
+    """Solvers of scores first, until they have shown that they are not exact; then whoever has spent least."""
+    return min(turns, key=lambda turn: (not turn.solves or turn.inexact, turn.own))
 
 
 class _Bench:

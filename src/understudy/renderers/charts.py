@@ -67,7 +67,8 @@ def cost_curve(f: Finding, tier: TierReport, narrow: bool) -> str:
             )
     axes.set_xlabel("queries (log scale)")
     axes.set_ylabel(f.metric)
-    axes.legend(loc="lower center" if narrow else "lower right", frameon=False, fontsize=7.5, bbox_to_anchor=None)
+    axes.legend(loc="center left", frameon=False, fontsize=7.5)
+    _plain_ticks(axes)
     _above(axes, f, tier, 2 if narrow else 5)
     return _svg(figure, f"Cost curve of tier {tier.tier}: {f.metric} against queries. {tier.headline}")
 
@@ -144,8 +145,19 @@ def ladder(report: Report, narrow: bool) -> str:
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.35)
     axes.set_xlabel(f"queries to {rows[0][1].metric} {rows[0][1].threshold:g} (log scale)")
+    _plain_ticks(axes)
     axes.grid(axis="x", color="#e5e7eb")
     return _svg(figure, "Exposure ladder: queries to the threshold per tier")
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Query counts written out, at whole powers of ten and a few steps between."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.count(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _canvas(size: tuple[float, float]) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ def normalised_sigmoid(logits: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class LinearTarget:
-    """weights (c, d), bias (c,), link: how scores become answers.
+    """A linear model: weights (c, d), bias (c,), and the link by which scores become answers.
 
     `softmax` and `one-vs-rest` answer label, probabilities and logits; `identity` answers values (regression).
     A binary logistic model has two rows; only their difference matters. `scored=False`: only the labels of this model
