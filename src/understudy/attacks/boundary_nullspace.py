@@ -78,7 +78,8 @@ class BoundaryNullspace:
             return  # too few pairs of different labels for as many equations as there are weights
         for bit in range(1, bits + 1):
             brackets.halve(lambda u: frame.labels(target, u))
-            if bit not in _LEVELS and bit != bits:
+            last = bit == bits or target.remaining < len(brackets.below)
+            if bit not in _LEVELS and not last:
                 continue
             solved = _solve(brackets, points, labels, target.exposure.outputs)
             notes = {
@@ -97,6 +98,8 @@ class BoundaryNullspace:
             copy = LinearTarget(weights, bias, target.space, scored=False)
             notes["fidelity"] = float(agreed)
             yield Extraction(copy, target.spent, Verdict.APPROXIMATE, copy.parameters, notes)
+            if target.remaining < len(brackets.below):  # others may spend from this meter too
+                return
 
     def _starts(self, target: Metered, frame: Frame, rng: Generator) -> tuple[Floats, Ints] | None:
         """Labelled points of at least two classes; None where the budget shows one class only.

@@ -15,7 +15,7 @@ from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Spac
 
 @dataclass(frozen=True, eq=False)
 class CallableTarget:
-    """A Python function. `call(inputs)` returns one array where the exposure has one signal, else a mapping {signal: array}."""
+    """A Python function. `call(inputs)` returns one array, or {signal: array} where several signals are exposed."""
 
     call: Callable[[Floats], Any]
     exposure: Exposure

@@ -1,0 +1,85 @@
+"""How to make each target of the catalogue, around a small model that is fitted or served, for its contract."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from understudy import registry
+from understudy.protocols import Target
+from understudy.targets.callable import CallableTarget
+from understudy.testing import linear
+from understudy.types import Exposure
+
+
+@contextmanager
+def callable_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    model = linear()
+    yield CallableTarget(
+        lambda x: {signal.value: values for signal, values in model.query(x).values.items()},
+        Exposure.of(["label", "probabilities"], 3),
+        model.space,
+    )
+
+
+@contextmanager
+def linear_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield linear()
+
+
+@contextmanager
+def sklearn_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    model, path = linear(), tmp_path_factory.mktemp("skops") / "model.skops"
+    inputs = model.space.sample(200, np.random.default_rng(0))
+    skops.io.dump(LogisticRegression().fit(inputs, model.query(inputs).labels()), path)
+    yield registry.load("targets", "sklearn").load(path, model.space, signals=("label", "probabilities"), trusted=())
+
+
+class Scorer(BaseHTTPRequestHandler):
+    """Serves the linear model's probabilities in KServe's first protocol."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+        body = json.dumps({"predictions": linear().query(asked)["probabilities"].tolist()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def http_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    codec = registry.create("protocols", "kserve-v1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scorer) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/v1/models/linear:predict"
+            exposure = Exposure.of("probabilities", 3)
+            yield registry.load("targets", "http")(url, codec, exposure, linear().space, headers={})
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Target]]] = {
+    "callable": callable_target,
+    "http": http_target,
+    "linear": linear_target,
+    "sklearn": sklearn_target,
+}

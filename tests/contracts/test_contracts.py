@@ -1,0 +1,127 @@
+"""Every plug-in in every catalogue keeps every law of its kind. A new plug-in is here without touching this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from targets_to_check import TARGETS
+
+from understudy import registry
+from understudy.testing import (
+    AttackBench,
+    DefenceBench,
+    Law,
+    LearnerBench,
+    MetricBench,
+    TargetBench,
+    check_target,
+    laws,
+    linear,
+    victim,
+)
+from understudy.types import IMPLIES, Signal
+
+SEED = 7
+
+#: Laws that a plug-in cannot keep, and why. Strict: when one holds again, its line has to go.
+EXPECTED_FAILURES: dict[str, dict[str, str]] = {
+    "parameter-error": {
+        "one-value-per-query": "one value per parameter: it compares what the models are, not what they answer",
+        "measures-an-empty-batch": "one value per parameter, whatever is asked",
+    },
+}
+
+
+def cases(kind: str) -> list[Any]:
+    """`name-law` for every name in the catalogue of a kind."""
+    return [
+        pytest.param(
+            name,
+            law,
+            id=f"{name}-{law}",
+            marks=[pytest.mark.xfail(raises=AssertionError, reason=EXPECTED_FAILURES[name][law.name])]
+            if law.name in EXPECTED_FAILURES.get(name, {})
+            else [],
+        )
+        for name in registry.names(kind)
+        for law in laws(kind)
+    ]
+
+
+@cache
+def bench(kind: str, name: str) -> Any:
+    """One bench per plug-in, shared by its laws: each attack and learner is put to work once."""
+    makers: dict[str, Callable[[], Any]] = {
+        "attacks": lambda: AttackBench(registry.load("attacks", name), seed=SEED),
+        "defences": lambda: DefenceBench(registry.create("defences", name), seed=SEED),
+        "learners": lambda: LearnerBench(registry.create("learners", name), seed=SEED),
+        "metrics": lambda: MetricBench(registry.create("metrics", name), seed=SEED),
+    }
+    return makers[kind]()
+
+
+@pytest.mark.parametrize(("name", "law"), cases("attacks"))
+def test_attack(name: str, law: Law) -> None:
+    law.holds(bench("attacks", name))
+
+
+#: Attacks that train models are tried with fewer budgets here; their laws above try four with each signal.
+BUDGETS_TRIED = {"auto": 3, "retraining": 5}
+
+
+@pytest.mark.parametrize("name", registry.names("attacks"))
+def test_no_budget_is_overspent(name: str) -> None:
+    attack = registry.load("attacks", name)
+
+    @settings(
+        max_examples=BUDGETS_TRIED.get(name, 40),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
+    @given(st.integers(0, 300), st.sampled_from([s for s in Signal if IMPLIES[s] & attack.needs]))
+    def holds(budget: int, signal: Signal) -> None:
+        trial = AttackBench(attack, seed=SEED).run(victim(signal), budget)
+        assert trial.error is None
+        assert trial.asked <= budget
+        assert all(extraction.spent == meter == asked for extraction, meter, asked in trial.yielded)
+
+    holds()
+
+
+@pytest.mark.parametrize(("name", "law"), cases("defences"))
+def test_defence(name: str, law: Law) -> None:
+    law.holds(bench("defences", name))
+
+
+@pytest.mark.parametrize(("name", "law"), cases("learners"))
+def test_learner(name: str, law: Law) -> None:
+    law.holds(bench("learners", name))
+
+
+@pytest.mark.parametrize(("name", "law"), cases("metrics"))
+def test_metric(name: str, law: Law) -> None:
+    law.holds(bench("metrics", name))
+
+
+@pytest.mark.parametrize(("name", "law"), cases("targets"))
+def test_target(name: str, law: Law, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert name in TARGETS, f"tests/contracts/targets_to_check.py does not say how to make the target {name!r}"
+    with TARGETS[name](tmp_path_factory) as target:
+        assert isinstance(target, registry.load("targets", name))
+        law.holds(TargetBench(target, target.space.sample(16, np.random.default_rng(SEED)), SEED))
+
+
+@pytest.mark.parametrize("link", ["softmax", "one-vs-rest", "identity"])
+@pytest.mark.parametrize("scored", [True, False])
+def test_every_linear_model_is_a_target(link: Any, scored: bool) -> None:
+    model = replace(linear(link=link), scored=scored)
+    check_target(model, model.space.sample(16, np.random.default_rng(SEED)), np.random.default_rng(SEED))
