@@ -37,7 +37,7 @@ generate: $(VENV)/dev.done
 	$(BIN)/python tools/generate.py
 
 test: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test-slow: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

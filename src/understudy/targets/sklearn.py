@@ -71,7 +71,7 @@ class SklearnTarget:
         can = [s for s, method in _METHODS.items() if hasattr(model, method)]
         classes = getattr(model, "classes_", None)
         can = [s for s in can if (s is Signal.VALUE) == (classes is None)]
-        wanted = list(signals) if signals is not None else can
+        wanted = [Signal(s) for s in signals] if signals is not None else can
         missing = [s.value for s in wanted if s not in can]
         if missing:
             name = type(model).__name__
