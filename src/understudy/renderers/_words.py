@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from understudy.records import Measured, Range
+from understudy.records import Finding, Measured, Outcome, Range
 from understudy.report import duration as _duration
 from understudy.report import money as _money
+
+OUTCOME = {
+    Outcome.REACHED: "copied",
+    Outcome.NOT_REACHED: "not demonstrated",
+    Outcome.NOT_ASSESSED: "not assessed",
+}
 
 
 def count(value: float | None) -> str:
@@ -16,11 +22,13 @@ def count(value: float | None) -> str:
 
 def share(value: float) -> str:
     """A proportion or error; never rounded up to 1 or down to 0."""
+    if abs(value - 1) < 1e-9:  # no proportion of countable rows lies so close to 1: this is 1 after adding up floats
+        return "1"
     if 0.9999 <= value < 1:
         return "> 0.9999"
-    if 0 < value < 0.0001:
+    if value != 0 and abs(value) < 0.001:
         return f"{value:.1e}"
-    return f"{value:.4f}" if value > 0.99 and value < 1 else f"{value:.3f}"
+    return f"{value:.4f}" if 0.995 < value < 1 else f"{value:.3f}"
 
 
 def interval(m: Measured | None) -> str:
@@ -51,20 +59,46 @@ def ranged(r: Range | None, show: Callable[[float], str], missing: str = "-") ->
     return mid if low == mid == high else f"{mid} ({low} to {high})"
 
 
-def ends(r: Range | None, show: Callable[[float], str]) -> str:
-    """The ends of a range alone."""
-    if r is None or r.estimate is None or r.low is None:
-        return ""
-    if r.low == r.estimate == r.high:
-        return "in every repetition"
-    return f"{show(r.low)} to {'more than tested' if r.high is None else show(r.high)}"
-
-
-def ends_money(r: Range | None, currency: str | None) -> str:
-    """As `ends`, for amounts."""
-    return ends(r, lambda v: money(v, currency))
-
-
 def ranged_money(r: Range | None, currency: str | None) -> str:
     """As `ranged`, for amounts."""
     return ranged(r, lambda v: money(v, currency), "no price is given")
+
+
+def ends(r: Range, show: Callable[[float], str]) -> str:
+    """The ends of a range alone."""
+    if r.low is None:
+        return ""
+    low, high = show(r.low), "more than was tested" if r.high is None else show(r.high)
+    return "range: the same" if low == high else f"range {low} to {high}"
+
+
+def figure(f: Finding, r: Range | None, show: Callable[[float], str], missing: str) -> tuple[str, str]:
+    """A headline figure and the line under it. What was not concluded is said, not dressed up as a bound."""
+    if r is None:
+        return "unknown", missing
+    if r.estimate is not None:
+        return show(r.estimate), ends(r, show)
+    return "unknown", OUTCOME[f.outcome]
+
+
+def figure_queries(f: Finding) -> tuple[str, str]:
+    """The headline number of queries."""
+    if f.outcome is Outcome.NOT_REACHED:
+        return f"> {count(f.threat_model.budget)}", "not demonstrated within what was tested"
+    if f.queries.estimate is None:
+        return "unknown", f"not assessed; {count(f.threat_model.budget)} were offered"
+    return figure(f, f.queries, count, "")
+
+
+def figure_money(f: Finding, currency: str | None) -> tuple[str, str]:
+    """The headline amount."""
+    return figure(f, f.money, lambda v: money(v, currency), "no price is given")
+
+
+def figure_time(f: Finding) -> tuple[str, str]:
+    """The headline time of one account, and under it what a party needs."""
+    main, under = figure(f, f.days_one, duration, "no allowance is declared")
+    party = f.days_party
+    if party is not None and party.estimate is not None and f.threat_model.accounts > 1:
+        under += f"; {duration(party.estimate)} with {f.threat_model.accounts} accounts"
+    return main, under

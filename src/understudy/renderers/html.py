@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,19 +12,29 @@ from markupsafe import Markup
 from understudy.records import Report
 from understudy.renderers import _words as words
 from understudy.renderers import charts
+from understudy.renderers._svg import unique
 
 
 def render(report: Report) -> str:
-    """The page. Everything that comes from a manifest or a target is escaped."""
+    """The page, the same bytes for the same report. Everything from a manifest or a target is escaped.
+
+    Args:
+        report: what report.json holds; nothing else is read, and nothing is computed from it.
+
+    Returns:
+        One HTML document with its styles and drawings inside: no script, no request to anywhere.
+    """
     env = Environment(
         loader=PackageLoader("understudy.renderers", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     env.globals["words"] = words
     env.filters["notes"] = _notes
+    css = resources.files("understudy.renderers").joinpath("templates", "report.css").read_text(encoding="utf-8")
     by_id = {f.id: f for f in report.findings}
     tiers = {t.tier: t for t in report.tiers}
     hero = by_id[report.hero]
@@ -31,16 +42,21 @@ def render(report: Report) -> str:
     drawn += [charts.ladder(report, narrow) for narrow in (False, True)]
     for tier in report.tiers:
         drawn += [charts.cost_curve(by_id[tier.findings[0]], tier, narrow) for narrow in (False, True)]
-    pairs = [Markup(svg) for svg in charts.unique(drawn)]
+    pairs = [Markup(svg) for svg in unique(drawn)]  # matplotlib escapes the words that it draws
+    # a figure without a derivation of its own points to its finding
+    origin = {f.id: f"f-{f.id}" for f in report.findings}
+    origin |= {d.finding: f"d-{i}" for i, d in reversed([*enumerate(report.derivations, 1)])}
     return env.get_template("report.html.j2").render(
         r=report,
+        css=Markup(css),
         by_id=by_id,
         hero=hero,
         hero_tier=tiers[hero.tier],
         hero_chart=pairs[0:2],
         ladder_chart=pairs[2:4],
-        tier_charts={t.tier: pairs[4 + 2 * i : 6 + 2 * i] for i, t in enumerate(report.tiers)},
-        derivations={d.finding: d for d in report.derivations},
+        tier_charts=[pairs[i : i + 2] for i in range(4, len(pairs), 2)],
+        origin=origin,
+        currency={t.tier: t.currency for t in report.tiers},
     )
 
 
@@ -50,6 +66,10 @@ def _notes(notes: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(v)}" for key, v in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)

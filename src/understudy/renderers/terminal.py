@@ -1,50 +1,104 @@
-"""The report as one table on a terminal."""
+"""The report on a terminal: one table where there is room, the same table turned on its side where there is not."""
 
 from __future__ import annotations
 
+from rich.box import ASCII, ROUNDED, Box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-from understudy.records import Finding, Report, TierReport
+from understudy.records import Finding, Outcome, Report, TierReport
 from understudy.renderers import _words as words
 
-_OUTCOME = {"reached": "COPIED", "not-reached": "not demonstrated", "not-assessed": "NOT ASSESSED"}
+_ROOM = 150  # columns below which eleven cells side by side cannot be read
+_STYLE = {Outcome.REACHED: "bold red", Outcome.NOT_REACHED: "", Outcome.NOT_ASSESSED: "bold yellow"}
 
 
 def render(report: Report, console: Console) -> None:
-    """Print the headline table, the sentences behind it, the gates, and what was not tested."""
+    """Print the headline figures, the sentences behind them, the gates, and what was not tested.
+
+    The strongest finding of each goal is shown. Names from a manifest are printed as they are: neither markup nor
+    control characters in them do anything, and a console that knows ASCII only is sent ASCII only.
+    """
     by_id = {f.id: f for f in report.findings}
-    table = Table(title=f"{escape(report.endpoint)} {escape(report.model_version)}", title_justify="left", expand=False)
-    for name in ("tier", "receives", "goal", "verdict", "queries", "time", "money", "fidelity", "floor - ceiling"):
-        table.add_column(name, overflow="fold")
+    rows: list[dict[str, Text]] = []
     for tier in report.tiers:
-        seen: set[str] = set()
-        for finding in (by_id[name] for name in tier.findings):
-            if finding.goal not in seen:
-                seen.add(finding.goal)
-                table.add_row(*_row(tier, finding))
-    console.print(table)
+        strongest: dict[str, Finding] = {}
+        for f in (by_id[name] for name in tier.findings):
+            strongest.setdefault(f.goal, f)
+        rows += [_cells(console, tier, f) for f in strongest.values()]
+    _line(console, f"{report.endpoint} {report.model_version}: {report.summary}", "bold")
+    if console.width >= _ROOM:
+        console.print(_across(console, rows))
+    else:
+        side_by_side = max(1, (console.width - 15) // 21)
+        for i in range(0, len(rows), side_by_side):
+            console.print(_down(console, rows[i : i + side_by_side]))
     for tier in report.tiers:
-        console.print(f"- {escape(tier.headline)}", highlight=False)
+        _line(console, f"- {tier.headline}")
     for gate in report.gates:
-        state = "FIRED" if gate.fired else ("passed" if gate.assessed else "NOT ASSESSED")
-        console.print(f"Gate {escape(gate.condition)}: {state} - {escape(gate.reason)}", highlight=False)
-    console.print("Not tested: " + escape(" ".join(report.not_tested)), highlight=False)
+        state = "FIRED" if gate.fired else ("did not fire" if gate.assessed else "NOT ASSESSED")
+        _line(console, f"Gate {gate.condition}: {state} - {gate.reason}")
+    _line(console, "Not tested:", "bold")
+    for gap in report.not_tested:
+        _line(console, f"- {gap}")
 
 
-def _row(tier: TierReport, f: Finding) -> list[str]:
-    sign = ">=" if f.higher_is_closer else "<="
-    ceiling = "not measured" if f.ceiling is None else words.share(f.ceiling.value)
-    cells = [
-        tier.tier,
-        tier.exposure,
-        f"{f.metric} {sign} {f.threshold:g}",
-        _OUTCOME[f.outcome.value],
-        words.ranged(f.queries, words.count),
-        words.ranged(f.days_one, words.duration, "no allowance"),
-        words.ranged(f.money, lambda v: words.money(v, tier.currency), "no price"),
-        words.interval(f.best) + ("" if f.best_queries is None else f" at {words.count(f.best_queries)}"),
-        f"{'not measured' if f.floor is None else words.share(f.floor.value)} - {ceiling}",
-    ]
-    return [escape(cell) for cell in cells]
+def _cells(console: Console, tier: TierReport, f: Finding) -> dict[str, Text]:
+    """The figures of one finding, by name."""
+    at = "" if f.best_queries is None else f" at {words.count(f.best_queries)}"
+    queries = words.ranged(f.queries, words.count)
+    queries += "" if f.queries.estimate is not None else f" in {words.count(f.threat_model.budget)}"
+    party = words.ranged(f.days_party, words.duration, "no allowance")
+    if f.threat_model.accounts > 1:
+        party += f", {f.threat_model.accounts} accounts"
+    cells = {
+        "tier": tier.tier,
+        "receives": tier.exposure,
+        "goal": f"{f.metric} {'>=' if f.higher_is_closer else '<='} {f.threshold:g}",
+        "verdict": words.OUTCOME[f.outcome].upper(),
+        "closest": words.interval(f.best) + at,
+        "queries": queries,
+        "one account": words.ranged(f.days_one, words.duration, "no allowance"),
+        "party": party,
+        "money": words.ranged_money(f.money, tier.currency),
+        "floor": "not measured" if f.floor is None else words.share(f.floor.value),
+        "ceiling": "not measured" if f.ceiling is None else words.share(f.ceiling.value),
+    }
+    shown = {name: Text(_printable(console, cell)) for name, cell in cells.items()}
+    shown["verdict"].stylize(_STYLE[f.outcome])
+    return shown
+
+
+def _across(console: Console, rows: list[dict[str, Text]]) -> Table:
+    """A row a finding."""
+    table = Table(box=_box(console), show_lines=True)
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold")
+    for cells in rows:
+        table.add_row(*cells.values())
+    return table
+
+
+def _down(console: Console, rows: list[dict[str, Text]]) -> Table:
+    """A column a finding: the figures to compare stay on one line where the terminal is narrow."""
+    first, *others = rows[0]
+    table = Table(first, *(Column(cells[first], overflow="fold") for cells in rows), box=_box(console))
+    for name in others:
+        table.add_row(name, *(cells[name] for cells in rows))
+    return table
+
+
+def _box(console: Console) -> Box:
+    return ASCII if not console.is_terminal or console.options.ascii_only else ROUNDED
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """One paragraph; where nobody reads along (a pipe, a log) it is one line."""
+    console.print(Text(_printable(console, text)), style=style or None, soft_wrap=not console.is_terminal)
+
+
+def _printable(console: Console, text: str) -> str:
+    """Without control characters, so that a name cannot steer the terminal; ASCII where that is all there is."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text.encode("ascii", "backslashreplace").decode() if console.options.ascii_only else text

@@ -176,10 +176,10 @@ def is_local(url: str) -> bool:
 
 
 def _broken(error: Exception) -> str:
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "no answer in time"
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "cannot connect (is the server running?)"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
+        return "no answer in time"
     return "the connection broke"
 
 
