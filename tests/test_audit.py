@@ -72,9 +72,7 @@ def test_a_gate_fires_at_the_intervals_upper_end(run: tuple[Path, Report]) -> No
     assert "queries" in gate.reason
 
 
-def test_same_seed_same_findings_in_any_number_of_processes(
-    run: tuple[Path, Report], cli: Cli, tmp_path: Path
-) -> None:
+def test_same_seed_same_findings_in_any_number_of_processes(run: tuple[Path, Report], cli: Cli, tmp_path: Path) -> None:
     done = cli("audit", RISK, "--out", tmp_path / "again", "--jobs", 2, "--fail-if", "fidelity>=0.95@5000")
     assert done.returncode == 1, done.stderr
     assert findings(tmp_path / "again") == findings(run[0])

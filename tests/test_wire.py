@@ -25,7 +25,9 @@ def codec(name: str, **options: Any) -> Any:
 
 
 ANSWERS = {
-    "open-inference": {"outputs": [{"name": "predict_proba", "shape": [2, 2], "datatype": "FP64", "data": sum(ROWS, [])}]},
+    "open-inference": {
+        "outputs": [{"name": "predict_proba", "shape": [2, 2], "datatype": "FP64", "data": sum(ROWS, [])}]
+    },
     "kserve-v1": {"predictions": ROWS},
     "mlflow": {"predictions": ROWS},
     "json": {"deep": [{"scores": row} for row in ROWS]},

@@ -87,9 +87,7 @@ def test_twenty_kills_change_nothing(server: tuple[int, Path], tmp_path: Path) -
         process.wait()
         if process.returncode in (0, 3):
             pytest.fail(f"the audit ended after {kills} kills only; make it longer")
-    done = subprocess.run(
-        command(path, "--resume", broken), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(command(path, "--resume", broken), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, 3), done.stderr
     assert kills == KILLS, f"only {kills} kills in {time.monotonic() - started:.0f} s"
 

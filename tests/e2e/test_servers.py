@@ -18,7 +18,9 @@ import servers
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("serve", "protocol"), [(servers.mlserver, "open-inference"), (servers.mlflow, "mlflow")], ids=["mlserver", "mlflow"]
+    ("serve", "protocol"),
+    [(servers.mlserver, "open-inference"), (servers.mlflow, "mlflow")],
+    ids=["mlserver", "mlflow"],
 )
 def test_a_served_model_is_audited(serve: Callable[[Path], Any], protocol: str, cli: Cli, tmp_path: Path) -> None:
     work = tmp_path / "server"
