@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO, Cli
 
 import understudy as us
+from conftest import DEMO, Cli
 from understudy.records import Report
 from understudy.store import Store
 

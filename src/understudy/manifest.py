@@ -7,17 +7,14 @@ the nearest valid name. Nothing is imported, opened or asked here: `endpoint.py`
 from __future__ import annotations
 
 import datetime as dt
-import difflib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from understudy.errors import ManifestError
+from understudy import faults
 from understudy.types import Exposure, Grain, Signal
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -218,16 +215,105 @@ class Price(Part):
         return max(queries - self.free_queries * accounts, 0) * self.per_1k_queries / 1000
 
 
+class Review(Part):
+    """A recorded decision that a tier may have broad access, and until when."""
+
+    by: str
+    on: dt.date
+    until: dt.date
+    reason: str
+
+
 class Tier(Part):
     """A class of customer: who, how much, at what price, and exactly which signals."""
 
     id: Name
     who: str
+    unauthenticated: bool = Field(False, description="serve callers without a credential as this tier, by address")
+    review: Review | None = Field(None, description="leave for an allowance above guard.broad_access")
     limits: Limits = Limits()
     price: Price | None = None
     signals: Signals
     defences: list[dict[str, Any]] = Field(default_factory=list, description="further defences: {name: ..., options}")
     terms: str | None = None
+
+
+class Jwt(Part):
+    """Tokens that a trusted issuer signed. Algorithms are pinned; `none` and shared secrets are not among them."""
+
+    jwks: str = Field(description="file relative to the manifest, or https URL, of the issuer's public keys")
+    issuer: str
+    audience: str
+    algorithms: list[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]] = Field(
+        ["RS256"], min_length=1
+    )
+    principal: str = Field("sub", description="claim that names the caller")
+    party: str | None = Field(
+        None, description="claim that names the caller's organisation; the caller alone where absent"
+    )
+    tier: str | None = Field("tier", description="claim that names a tier; null: default_tier for everybody")
+    default_tier: Name | None = None
+
+
+class Trusted(Part):
+    """Identity headers from a front proxy, believed only on connections from its declared addresses."""
+
+    addresses: list[str] = Field(
+        min_length=1, description="of the proxy, as networks: 10.0.0.0/24, 127.0.0.1/32, ::1/128"
+    )
+    principal: str = Field("x-principal", description="header that names the caller")
+    party: str | None = Field(None, description="header that names the caller's organisation")
+    tier: str | None = Field(None, description="header that names a tier; null: default_tier for everybody")
+    default_tier: Name | None = None
+
+
+class IdentityPart(Part):
+    """How the gateway learns who asks. API keys (`understudy keys`) always work."""
+
+    key_header: str = Field("x-api-key", description="header for keys; Authorization: Bearer works too")
+    jwt: Jwt | None = None
+    trusted: Trusted | None = None
+
+
+class Broad(Part):
+    """From which allowance on a tier needs a recorded review; without one in force it is capped to this."""
+
+    per_30d: Count = 100_000
+
+
+class Logging(Part):
+    """What is kept of each exchange."""
+
+    inputs: Literal["whole", "sketch", "hash", "none"] = "whole"
+    retention_days: Count = 120
+    when_unavailable: Literal["refuse", "release"] = Field(
+        "refuse", description="release: answers go out although nothing is kept of them"
+    )
+
+
+class GuardPart(Part):
+    """The gateway in front of the endpoint."""
+
+    path: str | None = Field(
+        None, pattern=r"^/[^\s?#]*$", description="the route customers use; that of target.http.url where absent"
+    )
+    host: str | None = Field(None, description="answer only requests to this host name")
+    folder: str = Field("guard", description="keys, allowances and history, relative to the manifest")
+    identity: IdentityPart = IdentityPart()
+    limits: Limits | None = Field(None, description="allowances of all customers together")
+    broad_access: Broad = Broad()
+    asks: Literal["clamp", "refuse"] = Field("clamp", description="what becomes of a request for more than is granted")
+    logging: Logging = Logging()
+    state_away: Literal["refuse", "lease"] = Field(
+        "refuse", description="shared state out of reach: refuse, or spend the last lease first"
+    )
+    max_body: Count = Field(2**20, description="bytes of a request")
+    max_answer: Count = Field(8 * 2**20, description="bytes of an upstream answer")
+    max_rows: Count = 1000
+    max_in_flight: Count = Field(
+        256, description="requests at the upstream at once, per worker; more are refused with 503"
+    )
+    body_timeout_s: float = Field(15, gt=0)
 
 
 class AuditPart(Part):
@@ -264,6 +350,7 @@ class Manifest(Part):
     goals: list[Goal] = Field(min_length=1)
     tiers: list[Tier] = Field(min_length=1)
     audit: AuditPart = AuditPart()
+    guard: GuardPart | None = None
     authorisation: Authorisation | None = None
 
     @field_validator("goals", "tiers", "assets")
@@ -299,99 +386,4 @@ def schema() -> dict[str, Any]:
 
 def load(path: Path) -> Manifest:
     """Read and check a manifest. Raises ManifestError listing every fault with its line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines((), node)) if node else {}
-        body = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: not valid YAML: {error}") from None
-    except _Twice as error:
-        raise ManifestError(f"{path}:{error.line}: {error}") from None
-    if not isinstance(body, dict):
-        raise ManifestError(f"{path}:1: a manifest is a mapping (apiVersion, kind, metadata, ...)")
-    try:
-        return Manifest.model_validate(body)
-    except ValidationError as error:
-        faults = sorted(_fault(dict(e), lines) for e in error.errors())
-        raise ManifestError("\n".join(f"{path}:{line}: {message}" for line, message in faults)) from None
-
-
-class _Twice(Exception):
-    line = 0
-
-
-def _lines(path: tuple[Any, ...], node: yaml.Node) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Every path in a YAML document with its line; a key given twice is refused."""
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[Any, int] = {}
-        for key, value in node.value:
-            if key.value in seen:
-                twice = _Twice(
-                    f"{'.'.join(map(str, (*path, key.value)))} is given twice (first on line {seen[key.value]})"
-                )
-                twice.line = key.start_mark.line + 1
-                raise twice
-            seen[key.value] = key.start_mark.line + 1
-            for deeper, line in _lines((*path, key.value), value):
-                yield deeper, (key.start_mark.line + 1 if deeper == (*path, key.value) else line)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, item in enumerate(node.value):
-            yield from _lines((*path, i), item)
-
-
-def _fault(error: dict[str, Any], lines: Mapping[tuple[Any, ...], int]) -> tuple[int, str]:
-    """One pydantic error as (line, message)."""
-    where = tuple(x for x in error["loc"] if x != "[key]")
-    message, context = str(error["msg"]).removeprefix("Value error, "), error.get("ctx", {})
-    moved = re.match(r"^((?:\w+\.)+\w+): ", message)
-    if error["type"] == "value_error" and moved:
-        where, message = tuple(int(p) if p.isdigit() else p for p in moved[1].split(".")), message[moved.end() :]
-    found = error.get("input")
-    known = where
-    while known and known not in lines:
-        known = known[:-1]
-    shown = (
-        f", found {found!r}"
-        if isinstance(found, str | int | float | bool | None) and error["type"] != "missing"
-        else ""
-    )
-    if error["type"] == "extra_forbidden":
-        allowed = _fields(where[:-1])
-        message = "unknown field" + _nearest(str(where[-1]), allowed)
-        shown = ""
-    elif error["type"] in {"enum", "literal_error"}:
-        allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        message = "not allowed" + _nearest(str(found), allowed)
-    elif error["type"] == "missing":
-        message = "is required and missing"
-    return lines.get(known, 1), f"{'.'.join(map(str, where)) or 'manifest'}: {message}{shown}"
-
-
-def _nearest(word: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(word, allowed, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f" (allowed: {', '.join(allowed)}){hint}" if allowed else hint
-
-
-def _fields(path: tuple[Any, ...]) -> list[str]:
-    """The fields allowed at a path of the manifest."""
-    part: Any = Manifest
-    for step in path:
-        if isinstance(part, type) and issubclass(part, Part):
-            named = {(f.alias or name): f.annotation for name, f in part.model_fields.items()}
-            part = named.get(step)
-        else:
-            part = next((a for a in reversed(get_args(part)) if a is not type(None)), None)
-        while part is not None and not isinstance(part, type) and type(None) in get_args(part):
-            part = next(a for a in get_args(part) if a is not type(None))
-    if isinstance(part, type) and issubclass(part, Part):
-        return [f.alias or name for name, f in part.model_fields.items()]
-    return []
+    return faults.read(path, Manifest, "a manifest")

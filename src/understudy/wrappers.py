@@ -15,6 +15,7 @@ from typing import Protocol
 from numpy.typing import ArrayLike
 
 from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged, UsageError
+from understudy.guard import Grant, release
 from understudy.protocols import Defence, Target
 from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space, digest
 
@@ -213,9 +214,9 @@ class Defended:
         for defence in self.defences:
             exposure = defence.reveals(exposure)
         kept = {signal: grain for signal, grain in exposure.grains.items() if signal in granted.grains}
-        self._exposure = replace(exposure, grains=kept)
-        if kept.keys() != granted.grains.keys() or not self._exposure.reveals_at_most(granted):
-            raise UsageError(f"{granted} is granted, but behind the defences there is {self._exposure or 'nothing'}")
+        self.grant = Grant(replace(exposure, grains=kept), self.defences)
+        if kept.keys() != granted.grains.keys() or not self.exposure.reveals_at_most(granted):
+            raise UsageError(f"{granted} is granted, but behind the defences there is {self.exposure or 'nothing'}")
 
     @property
     def space(self) -> Space:
@@ -223,17 +224,12 @@ class Defended:
 
     @property
     def exposure(self) -> Exposure:
-        return self._exposure
+        return self.grant.exposure
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """The reduced answers. A customer's wish never widens what is granted."""
         x = self.space.check(inputs)
-        answers = self.target.query(x)
-        if Signal.LABEL in self._exposure.grains and Signal.LABEL not in answers:
-            answers = answers.replace(Signal.LABEL, answers.labels())
-        for defence in self.defences:
-            answers = defence.apply(x, answers, self.principal)
-        return answers.only(self._exposure.signals)
+        return release(self.grant, x, self.target.query(x), self.principal)
 
 
 def _with_label(exposure: Exposure, granted: Exposure) -> Exposure:

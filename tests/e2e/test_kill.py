@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import DEMO
 from test_audit import findings
-
 from understudy.store import Store
 
 KILLS = 20
@@ -79,7 +79,7 @@ def test_twenty_kills_change_nothing(server: tuple[int, Path], tmp_path: Path) -
             command(path, *where), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         kept = answered(broken)
-        wait_for(lambda kept=kept: answered(broken) > kept or process.poll() is not None)  # type: ignore[misc]
+        wait_for(lambda kept=kept, process=process: answered(broken) > kept or process.poll() is not None)  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.25))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import DEMO, Cli
 
 sys.path.insert(0, str(Path(__file__).parent))
