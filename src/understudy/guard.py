@@ -7,12 +7,13 @@ what is served.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
+from understudy.errors import UsageError
 from understudy.protocols import Defence
-from understudy.types import Answers, Exposure, Floats, Signal
+from understudy.types import Answers, Exposure, Floats, Grain, Signal
 
 DAY, MONTH = 86_400.0, 30 * 86_400.0  # seconds
 
@@ -127,6 +128,24 @@ class Grant:
 
     exposure: Exposure
     defences: tuple[Defence, ...]
+
+    @classmethod
+    def of(cls, served: Exposure, defences: Sequence[Defence], granted: Exposure) -> Grant:
+        """What is left of `served`. Raises UsageError when the defences would leave more than is granted, or less.
+
+        A granted label that is not served is worked out from the scores before they are reduced.
+        """
+        left = served
+        if Signal.LABEL in granted.grains and Signal.LABEL not in left.grains:
+            left = replace(left, grains={**left.grains, Signal.LABEL: Grain()})
+        for defence in defences:
+            left = defence.reveals(left)
+        left = replace(
+            left, grains={signal: grain for signal, grain in left.grains.items() if signal in granted.grains}
+        )
+        if left.grains.keys() != granted.grains.keys() or not left.reveals_at_most(granted):
+            raise UsageError(f"{granted} is granted, but behind the defences there is {str(left) or 'nothing'}")
+        return cls(left, tuple(defences))
 
 
 def release(grant: Grant, inputs: Floats, answers: Answers, principal: str) -> Answers:

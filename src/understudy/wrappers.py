@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Protocol
 
 from numpy.typing import ArrayLike
 
-from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged, UsageError
+from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged
 from understudy.guard import Grant, release
 from understudy.protocols import Defence, Target
-from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space, digest
+from understudy.types import Answers, Ask, Exposure, Floats, Space, digest
 
 
 class Metered:
@@ -209,14 +208,8 @@ class Defended:
 
     def __init__(self, target: Target, defences: Sequence[Defence], principal: str, granted: Exposure) -> None:
         """Raises UsageError when the defences would leave more than is granted, or less."""
-        self.target, self.defences, self.principal = target, tuple(defences), principal
-        exposure = _with_label(target.exposure, granted)
-        for defence in self.defences:
-            exposure = defence.reveals(exposure)
-        kept = {signal: grain for signal, grain in exposure.grains.items() if signal in granted.grains}
-        self.grant = Grant(replace(exposure, grains=kept), self.defences)
-        if kept.keys() != granted.grains.keys() or not self.exposure.reveals_at_most(granted):
-            raise UsageError(f"{granted} is granted, but behind the defences there is {self.exposure or 'nothing'}")
+        self.target, self.principal = target, principal
+        self.grant = Grant.of(target.exposure, defences, granted)
 
     @property
     def space(self) -> Space:
@@ -230,10 +223,3 @@ class Defended:
         """The reduced answers. A customer's wish never widens what is granted."""
         x = self.space.check(inputs)
         return release(self.grant, x, self.target.query(x), self.principal)
-
-
-def _with_label(exposure: Exposure, granted: Exposure) -> Exposure:
-    """A granted label that the target does not name is worked out from its scores, before they are reduced."""
-    if Signal.LABEL not in granted.grains or Signal.LABEL in exposure.grains:
-        return exposure
-    return replace(exposure, grains={**exposure.grains, Signal.LABEL: Grain()})

@@ -1,0 +1,111 @@
+"""A manifest compiled for serving: its route, what each tier is granted, how much each may ask. Opens nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from understudy import registry
+from understudy.endpoint import defences
+from understudy.errors import ManifestError
+from understudy.guard import Allowance, Grant
+from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
+from understudy.manifest import load as load_manifest
+from understudy.types import Box, Exposure, Signal, digest
+
+
+@dataclass(frozen=True)
+class Served:
+    """One tier, compiled."""
+
+    id: str
+    grant: Grant
+    allowance: Allowance
+    party: Allowance
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """One endpoint, compiled. `version`: sixteen digits of the manifest's digest; recorded with every decision."""
+
+    path: Path
+    manifest: Manifest
+    guard: GuardPart
+    http: Http
+    version: str
+    route: str
+    codec: Any
+    space: Box
+    exposure: Exposure
+    tiers: Mapping[str, Served]
+    everybody: Allowance
+    warnings: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.manifest.metadata.id
+
+    @property
+    def folder(self) -> Path:
+        """Where keys, allowances and history are kept."""
+        return self.path.resolve().parent / self.guard.folder / self.id
+
+
+def compile_service(path: Path, today: dt.date | None = None) -> Service:
+    """Read a manifest and work out all that serving needs. Raises ManifestError; asks nothing, opens nothing else."""
+    manifest = load_manifest(path)
+    guard, http, today = manifest.guard or GuardPart(), manifest.target.http, today or dt.datetime.now(dt.UTC).date()
+    if http is None:
+        raise ManifestError(f"{path}: target: the gateway stands in front of a model server: give target.http")
+    box = manifest.space
+    served = exposure(manifest.target.signals, manifest.target.outputs)
+    codec = registry.create("protocols", http.protocol, **http.options)
+    warnings: list[str] = []
+    tiers = {tier.id: _tier(tier, manifest, guard, served, today, warnings, path) for tier in manifest.tiers}
+    if sum(tier.unauthenticated for tier in manifest.tiers) > 1:
+        raise ManifestError(f"{path}: tiers: at most one tier can be unauthenticated")
+    return Service(
+        path=path,
+        manifest=manifest,
+        guard=guard,
+        http=http,
+        version=digest(repr(manifest.model_dump(mode="json", by_alias=True)))[:16],
+        route=guard.path or urlsplit(http.url).path or "/",
+        codec=codec,
+        space=Box(box.low, box.high, tuple(box.shape)),
+        exposure=served,
+        tiers=tiers,
+        everybody=allowance(guard.limits) if guard.limits else Allowance(),
+        warnings=tuple(warnings),
+    )
+
+
+def allowance(limits: Limits) -> Allowance:
+    """A manifest's limits as the guard knows them."""
+    return Allowance(limits.per_minute, limits.per_day, limits.per_30d)
+
+
+def _tier(
+    tier: Tier, manifest: Manifest, guard: GuardPart, served: Exposure, today: dt.date, warnings: list[str], path: Path
+) -> Served:
+    granted = exposure(tier.signals, manifest.target.outputs)
+    for signal, grain in granted.grains.items():
+        if signal is Signal.LOGITS and grain.top_k is not None:
+            raise ManifestError(
+                f"{path}: tiers.{tier.id}.signals.logits: a withheld logit cannot be told from 0 on the wire; "
+                "grant probabilities, or all logits"
+            )
+    grant = Grant.of(served, defences(tier), granted)
+    mine, within = allowance(tier.limits), tier.limits.within(30)
+    most = guard.broad_access.per_30d
+    if within is None or within > most:
+        in_force = tier.review is not None and tier.review.on <= today <= tier.review.until
+        if not in_force:
+            mine = mine.capped(most)
+            why = "its review has ended" if tier.review else "it has no recorded review"
+            warnings.append(f"tier {tier.id} is capped to {most:,} rows in 30 days: {why}")
+    return Served(tier.id, grant, mine, mine.times(tier.limits.accounts_per_party))
