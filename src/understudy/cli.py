@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from understudy.errors import UnderstudyError, UsageError
-from understudy.registry import KINDS, load, names
+from understudy.registry import KINDS, load, load_object, names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,20 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+class _Lazy(_Group):
+    """Verbs of other modules are imported when they are typed."""
+
+    verbs: ClassVar[Mapping[str, str]] = {"guard": "understudy.cli_guard:guard", "keys": "understudy.cli_keys:keys"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.verbs])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        found: click.Command | None = load_object(self.verbs[name]) if name in self.verbs else None
+        return found or super().get_command(ctx, name)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="understudy")
 def main() -> None:
     """Measure how easily a deployed model can be copied through its prediction interface.

@@ -158,13 +158,14 @@ def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, sha
         "pace": part.pace / share if part.pace else None,
         "ca_file": http.ca_file,
     }
-    target: Target = make(http.url, codec, served, space, headers=_headers(http.headers), **options)
+    target: Target = make(http.url, codec, served, space, headers=headers_from(http.headers), **options)
     if http.owner_headers is None:
         return target, target
-    return target, make(http.url, codec, served, space, headers=_headers(http.owner_headers), **options)
+    return target, make(http.url, codec, served, space, headers=headers_from(http.owner_headers), **options)
 
 
-def _headers(wanted: Mapping[str, FromEnvironment]) -> dict[str, str]:
+def headers_from(wanted: Mapping[str, FromEnvironment]) -> dict[str, str]:
+    """Header values from the environment. Raises UsageError naming the variables that are not set."""
     missing = sorted(h.env for h in wanted.values() if h.env not in os.environ)
     if missing:
         raise UsageError(

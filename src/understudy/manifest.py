@@ -314,6 +314,7 @@ class GuardPart(Part):
         256, description="requests at the upstream at once, per worker; more are refused with 503"
     )
     body_timeout_s: float = Field(15, gt=0)
+    hooks: bool = Field(False, description="answer a proxy's questions at /-/admit, and record its copies at /-/mirror")
 
 
 class AuditPart(Part):

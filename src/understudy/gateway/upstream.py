@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
 
 from understudy.errors import MissingExtra, TargetError
 
@@ -36,6 +37,9 @@ class Upstream(Protocol):
 
     async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         """The answer to one inference request. Raises Unreachable or TooSlow; never shows a header value."""
+
+    async def forward(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Any request as it is, `url` from its path on: for observing only."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -71,6 +75,7 @@ class HttpUpstream:
         if ca_file is not None:
             builder = builder.add_root_certificate_pem(ca_file.read_bytes())
         self._client, self._url, self._most = builder.build(), url, most
+        self._origin = "://".join(urlsplit(url)[:2])
 
     async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST to the inference route."""
@@ -78,7 +83,7 @@ class HttpUpstream:
 
     async def forward(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Any request as it is: for observing only."""
-        return await self._send(self._client.request(method, url), body, headers)
+        return await self._send(self._client.request(method, self._origin + url), body, headers)
 
     async def _send(self, request: Any, body: bytes, headers: Mapping[str, str]) -> Reply:
         from pyreqwest.exceptions import PyreqwestError
@@ -115,16 +120,21 @@ class AsgiUpstream:
 
     async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         """One request to the application, with nothing in it but the rebuilt body."""
-        given = {"content-length": str(len(body)), "host": "understudy-guard", **headers}
+        return await self.forward("POST", self._path, body, {"host": "understudy-guard", **headers})
+
+    async def forward(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Any request as it is: for observing only."""
+        path, _, query = url.partition("?")
+        given = {**headers, "content-length": str(len(body))}
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "query_string": b"",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [(k.encode(), v.encode()) for k, v in given.items()],
             "client": ("127.0.0.1", 0),

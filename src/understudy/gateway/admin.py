@@ -1,0 +1,153 @@
+"""The operators' address: metrics, tiers, principals, spend, recent decisions and why. Its own port, its own key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hmac
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import UnderstudyError, UsageError
+from understudy.gateway.keys import Keys
+from understudy.gateway.ledger import MappedLedger
+from understudy.gateway.metrics import exposition
+from understudy.gateway.service import Service, compile_service
+from understudy.history import History
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_OPEN = frozenset({"/healthz", "/readyz"})
+
+
+def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool]) -> Starlette:
+    """The admin application. Everything but /healthz and /readyz takes `Authorization: Bearer KEY`."""
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    class Locked:
+        """Asks for the key, compared in constant time."""
+
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http" and scope["path"] not in _OPEN:
+                given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
+                if not hmac.compare_digest(given, b"Bearer " + key.encode()):
+                    refused = JSONResponse({"error": "the admin key is needed"}, 401, {"www-authenticate": "Bearer"})
+                    await refused(scope, receive, send)
+                    return
+            await self.app(scope, receive, send)
+
+    def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "up"})
+
+    def readyz(request: Request) -> Response:
+        return JSONResponse({"ready": ready()}, 200 if ready() else 503)
+
+    def scrape(request: Request) -> Response:
+        return PlainTextResponse(exposition(), media_type="text/plain; version=0.0.4")
+
+    def answer(make: Callable[[Service, Request], Any]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            wanted = request.query_params.get("endpoint")
+            try:
+                services = [compile_service(path) for path in manifests]
+                made = {s.id: make(s, request) for s in services if wanted in (None, s.id)}
+            except UnderstudyError as error:
+                return JSONResponse({"error": str(error)}, 409)
+            except ValueError as error:
+                return JSONResponse({"error": f"query: {error}"}, 400)
+            return JSONResponse(made) if made else JSONResponse({"error": f"no endpoint {wanted!r}"}, 404)
+
+        return endpoint
+
+    routes = [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", scrape),
+        Route("/tiers", answer(tiers)),
+        Route("/principals", answer(principals)),
+        Route("/spend", answer(spend)),
+        Route("/decisions", answer(decisions)),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(Locked)])
+
+
+def tiers(service: Service, request: Request) -> Any:
+    """What each tier receives and may ask, as it is enforced."""
+    return {
+        "version": service.version,
+        "route": service.route,
+        "warnings": list(service.warnings),
+        "tiers": {
+            tier.id: {
+                "exposure": str(tier.grant.exposure),
+                "allowance": tier.allowance._asdict(),
+                "party": tier.party._asdict(),
+            }
+            for tier in service.tiers.values()
+        },
+    }
+
+
+def principals(service: Service, request: Request) -> Any:
+    """Keys (never secrets) and what each holder of an allowance has used of its windows."""
+    used = {}
+    path = service.folder / "allowances.ledger"
+    if path.exists():
+        ledger, now = MappedLedger(path), time.time()
+        used = {
+            key: {"day_used": u.day_used if now < u.day + 86_400 else 0, "month_used": u.month_used}
+            for key, u in ledger.entries()
+        }
+    return {"keys": [k._asdict() for k in Keys(service.folder / "keys.sqlite").list()], "used": used}
+
+
+def spend(service: Service, request: Request) -> Any:
+    """Rows answered and their price since a time (`?days=30`), audits apart."""
+    since = time.time() - float(request.query_params.get("days", "30")) * 86_400
+    prices = {tier.id: tier.price for tier in service.manifest.tiers}
+    made = []
+    for use in History(service.folder / "history").usage(since):
+        price = prices.get(use.tier)
+        money = None if price is None or use.audit else price.of(use.rows)
+        made.append({**use._asdict(), "money": money, "currency": price.currency if price else None})
+    return made
+
+
+def decisions(service: Service, request: Request) -> Any:
+    """The latest exchanges (`?limit=100&principal=`): by which rule, of which manifest. Never inputs or answers."""
+    limit, wanted = int(request.query_params.get("limit", "100")), request.query_params.get("principal")
+    return [
+        {
+            "at": dt.datetime.fromtimestamp(row.at, dt.UTC).isoformat(timespec="milliseconds"),
+            "principal": row.principal, "party": row.party, "tier": row.tier, "rows": row.rows, "status": row.status,
+            "rule": row.rule, "version": row.version, "audit": row.audit,
+        }
+        for row in History(service.folder / "history").latest(min(limit, 1000), wanted)
+    ]  # fmt: skip
+
+
+def serve_admin(address: tuple[str, int], manifests: Sequence[Path], key: str, ready: Callable[[], bool]) -> None:
+    """Serve the admin application from a thread of the supervisor. Raises UsageError where the address is taken."""
+    import socket
+
+    import uvicorn
+
+    try:
+        listening = socket.create_server(address)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
+    config = uvicorn.Config(
+        admin_app(manifests, key, ready), lifespan="off", access_log=False, log_config=None, server_header=False
+    )
+    threading.Thread(target=uvicorn.Server(config).run, args=([listening],), daemon=True, name="admin").start()

@@ -1,0 +1,54 @@
+"""For a proxy that stays in the path: may this request pass (`/-/admit`), and here is a copy of it (`/-/mirror`).
+
+nginx's `auth_request` sees headers only, so a request counts as one row, and an answer is never reduced: this is access
+control and a record of inputs, less than the gateway in the path gives. The original route is in `x-original-uri`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from understudy.errors import HistoryError
+from understudy.gateway.desk import Desk
+from understudy.gateway.identity import Unauthenticated
+from understudy.gateway.metrics import metrics
+from understudy.gateway.request import READ, Refused, parse, read_body
+from understudy.gateway.upstream import Receive, Scope
+from understudy.history import Row
+
+ADMIT, MIRROR = "/-/admit", "/-/mirror"
+
+
+async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Receive) -> tuple[int, dict[str, str]]:
+    """Status and headers. 204: pass; 401: no credential; 403: over an allowance, which is all that nginx understands."""
+    original = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-original-uri"), "")
+    desk = desk_of(urlsplit(original).path)
+    if desk is None or not desk.service.guard.hooks:
+        return 404, {}
+    client = scope.get("client")
+    try:
+        caller = desk.identity.resolve(scope["headers"], client[0] if client else None)
+    except Unauthenticated:
+        metrics().refused(desk.service.id, "none", "unauthenticated").inc()
+        return 401, {"www-authenticate": "Bearer"}
+    tier = desk.service.tiers[caller.tier]
+    if scope["path"] == ADMIT:
+        admission = await desk.ledger.admit(desk.holders(caller, tier), 1)
+        metrics().refused(desk.service.id, tier.id, "admitted" if admission.admitted else "allowance").inc()
+        headers = {"x-understudy-principal": caller.principal, "x-understudy-tier": tier.id}
+        return (204, headers) if admission.admitted else (403, {"x-understudy-rule": admission.rule})
+    guard, at = desk.service.guard, time.time()
+    try:
+        body = await read_body(receive, scope["headers"], guard.max_body, guard.body_timeout_s)
+        sent = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"] if k in READ}
+        _, x = parse(desk.service, body, sent)
+        row = Row(
+            at, caller.principal, caller.party, tier.id, desk.service.route, desk.service.version, "mirrored", 0,
+            len(x), x, None, None, caller.audit, {},
+        )  # fmt: skip
+        await desk.history.append(row)
+    except (Refused, HistoryError):
+        return 202, {}  # a copy that cannot be kept is nobody's trouble but ours
+    return 204, {}

@@ -1,0 +1,99 @@
+"""What operators watch: Prometheus counters, one set over all workers, and JSON log lines without secrets or inputs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Metrics:
+    """Counts by endpoint, tier and outcome. Children are looked up once per combination."""
+
+    def __init__(self) -> None:
+        from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+
+        registry = CollectorRegistry() if _multiprocess() is None else REGISTRY
+        self._requests = Counter(
+            "understudy_requests", "Requests by outcome.", ("endpoint", "tier", "outcome"), registry=registry
+        )
+        self._rows = Counter("understudy_rows", "Rows answered.", ("endpoint", "tier"), registry=registry)
+        self._seconds = Histogram(
+            "understudy_seconds", "Time to answer.", ("endpoint",), buckets=_BUCKETS, registry=registry
+        )
+        self._upstream = Histogram(
+            "understudy_upstream_seconds", "Of it, the upstream's.", ("endpoint",), buckets=_BUCKETS, registry=registry
+        )
+        self.registry = registry
+        self.refused = cache(lambda endpoint, tier, outcome: self._requests.labels(endpoint, tier, outcome))
+        self._answered = cache(
+            lambda endpoint, tier: (
+                self._requests.labels(endpoint, tier, "answered"),
+                self._rows.labels(endpoint, tier),
+                self._seconds.labels(endpoint),
+                self._upstream.labels(endpoint),
+            )
+        )
+
+    def answered(self, endpoint: str, tier: str, rows: int, seconds: float, upstream: float) -> None:
+        """One answered request."""
+        requests, total, whole, theirs = self._answered(endpoint, tier)
+        requests.inc()
+        total.inc(rows)
+        whole.observe(seconds)
+        theirs.observe(upstream)
+
+
+@cache
+def metrics() -> Metrics:
+    """The process's metrics: made once, since Prometheus refuses a name twice."""
+    return Metrics()
+
+
+def _multiprocess() -> str | None:
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
+def exposition() -> bytes:
+    """The text that Prometheus scrapes: of all workers where they share a folder, else of this process."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    folder = _multiprocess()
+    if folder is None:
+        return bytes(generate_latest(metrics().registry))
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)
+    return bytes(generate_latest(registry))
+
+
+def forget_worker(folder: Path, pid: int) -> None:
+    """Tell Prometheus that a worker has ended: its counts stay, its gauges go."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid, str(folder))
+
+
+@cache
+def log() -> Any:
+    """The structured log: one JSON object a line on standard error."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    return structlog.get_logger("understudy.guard")

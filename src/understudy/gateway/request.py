@@ -1,0 +1,105 @@
+"""What can be said of a request before anyone is asked: its body, its rows, what it asks for, why it ends here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
+
+from understudy.errors import InputError
+from understudy.gateway.metrics import metrics
+from understudy.gateway.service import Served, Service
+from understudy.gateway.upstream import Receive
+from understudy.guard import Admission
+from understudy.types import Floats, Signal
+from understudy.wire import Asked, RequestError
+from understudy.wire.encoding import decoded
+
+#: Headers that say how a body is to be read; no other reaches a codec.
+READ = frozenset({b"content-type", b"content-encoding", b"accept", b"inference-header-content-length"})
+
+
+class Refused(Exception):
+    """The request ends here: a status, words that may be shown, and the rule for the log."""
+
+    def __init__(self, status: int, message: str, rule: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.rule, self.headers = status, message, rule, headers or {}
+
+
+class Gone(Exception):
+    """The customer hung up."""
+
+
+async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], most: int, seconds: float) -> bytes:
+    """The whole body, bounded in bytes and time. Raises Refused or Gone."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and (len(value) > 12 or int(value) > most):
+            raise Refused(413, f"the body may have {most} bytes", "body too large")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                part = message.get("body", b"")
+                size += len(part)
+                if size > most:
+                    raise Refused(413, f"the body may have {most} bytes", "body too large")
+                if not message.get("more_body"):
+                    return part if not parts else b"".join([*parts, part])
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, "the body did not arrive in time", "slow body") from None
+
+
+def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[Asked, Floats]:
+    """A request's rows, as the space holds them. Raises Refused."""
+    try:
+        content = decoded(body, headers, service.guard.max_body)
+        asked = service.codec.parse(content, headers, service.space.shape)
+        x = service.space.check(asked.inputs)
+    except RequestError as error:
+        raise Refused(error.status, str(error), "malformed") from None
+    except InputError as error:
+        raise Refused(400, str(error), "malformed") from None
+    if not len(x):
+        raise Refused(400, "the request has no rows", "malformed")
+    if len(x) > service.guard.max_rows:
+        raise Refused(413, f"at most {service.guard.max_rows} rows a request", "too many rows")
+    return asked, x
+
+
+def clamped(service: Service, tier: Served, asked: Asked) -> frozenset[Signal]:
+    """What this answer holds: the signals asked for that are granted; all that are granted where none is."""
+    granted = tier.grant.exposure.signals
+    wider = list(asked.wider) + sorted((asked.signals or frozenset()) - granted)
+    if wider:
+        if service.guard.asks == "refuse":
+            raise Refused(403, f"this tier does not grant {', '.join(wider)[:200]}", "asks for more")
+        metrics().refused(service.id, tier.id, "clamped").inc()
+    wanted = granted & asked.signals if asked.signals is not None else granted
+    return wanted or granted
+
+
+def over(admission: Admission) -> Refused:
+    """429, or 413 where the request alone is more than the allowance."""
+    headers = quota(admission)
+    if admission.retry_after == inf:
+        return Refused(413, f"more rows than {admission.rule} allows at all", f"allowance: {admission.rule}", headers)
+    wait = str(max(ceil(admission.retry_after), 1))
+    return Refused(
+        429, f"over the allowance ({admission.rule})", f"allowance: {admission.rule}", {**headers, "retry-after": wait}
+    )
+
+
+def quota(admission: Admission) -> dict[str, str]:
+    """RateLimit headers: the tightest window, in rows and seconds."""
+    if admission.limit is None or admission.remaining is None:
+        return {}
+    return {
+        "ratelimit-limit": str(admission.limit),
+        "ratelimit-remaining": str(max(admission.remaining, 0)),
+        "ratelimit-reset": str(ceil(admission.reset)),
+    }

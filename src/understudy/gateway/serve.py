@@ -1,0 +1,235 @@
+"""Workers and signals: one socket, N processes, SIGHUP reads the manifests again, SIGTERM drains.
+
+supervisor   binds, starts workers, restarts those that die, serves the operators' address
+worker       uvicorn (uvloop, httptools) around one `Gateway`; ends when its supervisor does
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from understudy.errors import MissingExtra, UnderstudyError, UsageError
+from understudy.gateway.app import Gateway, compile_all
+from understudy.gateway.metrics import forget_worker, log
+
+_GRACE = 20.0  # seconds that requests in flight have to end
+_CALM = 5.0  # a worker that lived shorter than this is not restarted at once
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `understudy guard` was told. `admin`: host and port of the operators' address, or None."""
+
+    manifests: tuple[Path, ...]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    observe: bool = False
+    state: str | None = None
+    admin: tuple[str, int] | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+def serve(options: Options, ready: Callable[[str], None] = lambda address: None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises UsageError and its kin before anything is served."""
+    if any(find_spec(name) is None for name in ("uvicorn", "uvloop", "httptools", "pyreqwest")):
+        raise MissingExtra("the gateway needs its libraries: pip install 'understudy[guard]'")
+    services = compile_all(options.manifests)
+    admin_key = os.environ.get("UNDERSTUDY_ADMIN_KEY", "")
+    if options.admin and len(admin_key) < 16:
+        raise UsageError("the admin address needs a key: set UNDERSTUDY_ADMIN_KEY to 16 or more random characters")
+    listening = _bind(options.host, options.port)
+    scratch = Path(tempfile.mkdtemp(prefix="understudy-metrics-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(scratch)
+    crew = _Crew(options, listening, scratch)
+    try:
+        crew.start()
+        host, port = listening.getsockname()[:2]
+        if options.admin:
+            from understudy.gateway.admin import serve_admin
+
+            serve_admin(options.admin, options.manifests, admin_key, crew.ready)
+        ready(f"{'https' if options.cert else 'http'}://{host}:{port}")
+        for service in services:
+            log().info(
+                "guarding", endpoint=service.id, upstream=service.http.url.split("?")[0], observe=options.observe
+            )
+        crew.watch()
+    finally:
+        crew.stop()
+        listening.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The listening socket. A predecessor's workers may still be draining: it is tried for a few seconds."""
+    deadline = time.monotonic() + 10
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=2048)
+        except OSError as error:
+            if time.monotonic() > deadline or error.errno not in (98, 48):
+                raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            time.sleep(0.2)
+
+
+class _Crew:
+    """The workers of one supervisor."""
+
+    def __init__(self, options: Options, listening: socket.socket, scratch: Path) -> None:
+        self._options, self._listening, self._scratch = options, listening, scratch
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, tuple[BaseProcess, Connection, float]] = {}
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Start every worker and wait until each serves. Raises UsageError with the first one's reason."""
+        for index in range(self._options.workers):
+            self._start(index)
+        for _, pipe, _ in self._workers.values():
+            if not pipe.poll(60):
+                raise UsageError("a worker did not start within a minute")
+            try:
+                trouble = pipe.recv()
+            except EOFError:
+                raise UsageError("a worker ended while it started; see the log above") from None
+            if trouble:
+                raise UsageError(trouble)
+
+    def _start(self, index: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=work, args=(self._options, self._listening, index, theirs), name=f"understudy-guard-{index}"
+        )
+        process.start()
+        theirs.close()
+        self._workers[index] = (process, ours, time.monotonic())
+
+    def ready(self) -> bool:
+        """Whether every worker runs."""
+        return all(process.is_alive() for process, _, _ in self._workers.values())
+
+    def watch(self) -> None:
+        """Pass signals on and restart what dies, until told to stop."""
+        previous = {
+            number: signal.signal(number, handler)
+            for number, handler in (
+                (signal.SIGTERM, lambda *_: self._ended.set()),
+                (signal.SIGINT, lambda *_: self._ended.set()),
+                (signal.SIGHUP, lambda *_: self._reload()),
+            )
+        }
+        try:
+            while not self._ended.wait(0.2):
+                for index, (process, pipe, since) in list(self._workers.items()):
+                    if process.is_alive():
+                        continue
+                    pipe.close()
+                    log().error("a worker died and is started again", worker=index, exit=process.exitcode)
+                    if process.pid:
+                        forget_worker(self._scratch, process.pid)
+                    self._ended.wait(max(0.0, min(_CALM, since + _CALM - time.monotonic())))
+                    self._start(index)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _reload(self) -> None:
+        try:
+            compile_all(self._options.manifests)
+        except UnderstudyError as error:
+            log().error("manifest refused; the old one stays", reason=str(error))
+            return
+        for process, _, _ in self._workers.values():
+            if process.pid and process.is_alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Drain every worker; end those that do not."""
+        for process, _, _ in self._workers.values():
+            if process.is_alive():
+                process.terminate()
+        deadline = time.monotonic() + _GRACE + 5
+        for process, pipe, _ in self._workers.values():
+            process.join(max(0.1, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+
+
+def work(options: Options, listening: socket.socket, index: int, pipe: Connection) -> None:
+    """A worker process, from start to end."""
+    import uvicorn
+    import uvloop
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # signals are handled below
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
+    gateway = Gateway(options.manifests, observe=options.observe, state=options.state, worker=str(index))
+    config = uvicorn.Config(
+        gateway,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(_GRACE),
+        ssl_certfile=options.cert,
+        ssl_keyfile=options.key,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = Server(config)
+
+    def end_with_supervisor() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            pipe.recv()
+        server.should_exit = True
+
+    async def main() -> None:
+        try:
+            await gateway.open()
+        except UnderstudyError as error:
+            pipe.send(str(error))
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        pipe.send(None)
+        threading.Thread(target=end_with_supervisor, daemon=True).start()
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            await gateway.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+    sys.exit(0)
