@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from running import MODEL_SERVER, Guard, free_port, listens, start_guard, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo"
@@ -34,3 +36,27 @@ def cli() -> Cli:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def model_server() -> Iterator[int]:
+    """The port of a running model server."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, str(MODEL_SERVER), str(port)]) as process:
+        wait_for(lambda: listens(port), 60)
+        yield port
+        process.terminate()
+
+
+@pytest.fixture
+def guarding(tmp_path: Path) -> Iterator[Callable[..., Guard]]:
+    """Starts gateways that end with the test."""
+    running: list[Guard] = []
+
+    def start(*arguments: Any, **options: Any) -> Guard:
+        running.append(start_guard(tmp_path, *arguments, **options))
+        return running[-1]
+
+    yield start
+    for guard in running:
+        guard.kill()

@@ -22,7 +22,7 @@ ADMIT, MIRROR = "/-/admit", "/-/mirror"
 
 
 async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Receive) -> tuple[int, dict[str, str]]:
-    """Status and headers. 204: pass; 401: no credential; 403: over an allowance, which is all that nginx understands."""
+    """Status and headers. 204: pass; 401: no credential; 403: over an allowance (nginx understands no 429 here)."""
     original = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-original-uri"), "")
     desk = desk_of(urlsplit(original).path)
     if desk is None or not desk.service.guard.hooks:

@@ -68,7 +68,7 @@ def exposition() -> bytes:
     if folder is None:
         return bytes(generate_latest(metrics().registry))
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=folder)
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
     return bytes(generate_latest(registry))
 
 
@@ -76,7 +76,7 @@ def forget_worker(folder: Path, pid: int) -> None:
     """Tell Prometheus that a worker has ended: its counts stay, its gauges go."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(pid, str(folder))
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 @cache

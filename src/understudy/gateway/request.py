@@ -36,7 +36,7 @@ async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], mo
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and (len(value) > 12 or int(value) > most):
             raise Refused(413, f"the body may have {most} bytes", "body too large")
-    parts, size = [], 0
+    parts, size = list[bytes](), 0
     try:
         async with asyncio.timeout(seconds):
             while True:

@@ -11,16 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import urllib3
 import yaml
 
-HERE = Path(__file__).parent
+MODEL_SERVER = Path(__file__).parent / "gateway" / "model_server.py"
 UNDERSTUDY = Path(sys.executable).with_name("understudy")
 
 
@@ -47,16 +46,6 @@ def listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
         return True
     return False
-
-
-@pytest.fixture(scope="session")
-def model_server() -> Iterator[int]:
-    """The port of a running model server."""
-    port = free_port()
-    with subprocess.Popen([sys.executable, str(HERE / "model_server.py"), str(port)]) as process:
-        wait_for(lambda: listens(port), 60)
-        yield port
-        process.terminate()
 
 
 ROUTES = {
@@ -168,17 +157,3 @@ def start_guard(folder: Path, *arguments: Any, env: dict[str, str] | None = None
         return found[1] if found else None
 
     return Guard(process, wait_for(serving, 60), log)
-
-
-@pytest.fixture
-def guarding(tmp_path: Path) -> Iterator[Callable[..., Guard]]:
-    """Starts gateways that end with the test."""
-    running: list[Guard] = []
-
-    def start(*arguments: Any, **options: Any) -> Guard:
-        running.append(start_guard(tmp_path, *arguments, **options))
-        return running[-1]
-
-    yield start
-    for guard in running:
-        guard.kill()
