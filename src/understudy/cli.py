@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,14 @@ class _Group(click.Group):
             lines = [f"understudy: {error}", *getattr(error, "__notes__", [])]
             click.echo("\n".join(lines), err=True)
             ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo("understudy: stopped; what was bought is kept - go on with --resume", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo("\n".join(["understudy: stopped", *getattr(stop, "__notes__", [])]), err=True)
             ctx.exit(130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone; click ends quietly
+                raise
+            click.echo(f"understudy: {error.filename or 'the system says'}: {error.strerror or error}", err=True)
+            ctx.exit(2)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,9 +7,12 @@ Numbers that are not known are null, never zero; a threshold that was not reache
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from understudy.errors import RecordError
 
 VERSION = 1
 
@@ -18,6 +21,17 @@ class Record(BaseModel):
     """Base of everything on disk: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+    @classmethod
+    def read(cls, text: str, path: Path) -> Self:
+        """What a file holds. Raises RecordError naming the file and the first fault."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            message = f"{path} is damaged, or of another version: {f'{where}: ' if where else ''}{fault['msg']}"
+            raise RecordError(message) from None
 
 
 class Outcome(StrEnum):

@@ -32,12 +32,14 @@ def build(folder: Path, gates: Sequence[GateSpec] = (), command: str = "") -> Re
     """The report of a finished run. Raises RecordError when there are no findings yet."""
     store = Store.open(folder)
     try:
-        run = Run.model_validate_json(store.read("run.json"))
+        run = Run.read(store.read("run.json"), folder / "run.json")
         try:
             lines = store.read("findings.jsonl").splitlines()
         except RecordError:
-            raise RecordError(f"{folder} has no findings yet: go on with understudy audit MANIFEST --resume") from None
-        findings = [Finding.model_validate_json(line) for line in lines]
+            lines = []
+        if not lines:
+            raise RecordError(f"{folder} has no findings yet: go on with understudy audit MANIFEST --resume {folder}")
+        findings = [Finding.read(line, folder / "findings.jsonl") for line in lines]
         integrity = _integrity(store)
     finally:
         store.close()
