@@ -163,7 +163,7 @@ def _show(made: Report, folder: Path, as_json: bool) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=100)
 
 
 @contextmanager

@@ -76,16 +76,21 @@ class Measured(Record):
     how: str = ""
 
 
-class Point(Record):
-    """One point of a cost curve."""
+class Cost(Record):
+    """What a number of queries costs a customer of one tier."""
 
     queries: int
-    value: float
-    low: float
-    high: float
     money: float | None = Field(description="in the tier's currency; null where the manifest gives no price")
     days_one: float | None = Field(description="days at one account's allowances; null = no allowance is declared")
     days_party: float | None = Field(description="days at the allowances of a party's accounts together")
+
+
+class Point(Cost):
+    """One point of a cost curve."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Line(Record):
@@ -170,6 +175,7 @@ class TierReport(Record):
     currency: str | None
     accounts: int
     headline: str = Field(description="one sentence a board member understands")
+    scale: list[Cost] = Field(description="what round numbers of queries cost, and what the allowance itself does")
     findings: list[str] = Field(description="ids, strongest first; the first one is the headline's")
 
 
