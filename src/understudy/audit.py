@@ -35,7 +35,7 @@ from understudy.records import Finding, Run
 from understudy.store import Store
 from understudy.types import digest
 
-Progress = Callable[[Mapping[str, int], set[str]], None]
+Progress = Callable[[Mapping[str, int], set[str], int], None]  # queries asked by cell, cells done, how many cells
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,13 @@ def _cells(
     """Run every cell, here or in worker processes."""
     plans = [p for w in work for p in w.cells]
     known, true = cell.reference(store, endpoint), cell.truth(endpoint)
-    tell = progress or (lambda asked, done: None)
+    tell = progress or (lambda asked, done, cells: None)
     results: dict[str, Result] = {}
     if jobs <= 1 or len(plans) == 1:
         for p in plans:
-            tell(_asked(store), set(results))
+            tell(_asked(store), set(results), len(plans))
             results[p.name] = cell.run(store, endpoint, p, known, true)
-        tell(_asked(store), set(results))
+        tell(_asked(store), set(results), len(plans))
         return results
     share = min(jobs, len(plans))
     with _workers(share, manifest, store.folder) as pool:
@@ -271,7 +271,7 @@ def _cells(
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in done:
                     results[waiting.pop(future)] = Result.from_bytes(future.result())
-                tell(_asked(store), set(results))
+                tell(_asked(store), set(results), len(plans))
         except BrokenProcessPool:
             raise UnderstudyError("a worker process died (out of memory?)") from None
         finally:

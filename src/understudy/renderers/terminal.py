@@ -67,13 +67,14 @@ def _cells(console: Console, tier: TierReport, f: Finding) -> dict[str, Text]:
 def _table(console: Console, rows: list[dict[str, Text]]) -> Table:
     """A column a finding."""
     first, *others = rows[0]
-    table = Table(first, *(Column(cells[first], overflow="fold") for cells in rows), box=_box(console))
+    table = Table(first, *(Column(cells[first], overflow="fold") for cells in rows), box=box(console))
     for name in others:
         table.add_row(name, *(cells[name] for cells in rows))
     return table
 
 
-def _box(console: Console) -> Box:
+def box(console: Console) -> Box:
+    """Lines for a table: letters only where nobody looks at a screen."""
     return ASCII if not console.is_terminal or console.options.ascii_only else ROUNDED
 
 
