@@ -49,7 +49,7 @@ def create(kind: str, name: str, **options: Any) -> Any:
 
 def options_of(factory: Any) -> list[str]:
     """The names of a plug-in's options."""
-    return [field.name for field in dataclasses.fields(factory)] if dataclasses.is_dataclass(factory) else []
+    return [f.name for f in dataclasses.fields(factory) if f.init] if dataclasses.is_dataclass(factory) else []
 
 
 def load_object(path: str) -> Any:
