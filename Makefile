@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo check fix generate test test-slow bench clean
+.PHONY: setup demo check fix generate test test-slow showcase bench clean
 
 setup: $(VENV)/dev.done
 
@@ -41,6 +41,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+showcase: $(VENV)/dev.done
+	$(BIN)/python tools/showcase.py
 
 bench: $(VENV)/dev.done
 	$(BIN)/python benchmarks/equation_solving.py

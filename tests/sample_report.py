@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from understudy.records import (
+    Cost,
     Derivation,
     Finding,
     Gate,
@@ -100,8 +101,18 @@ def _tier(
         currency=None if price is None else "USD",
         accounts=accounts,
         headline=headline,
+        scale=[Cost(**_cost(queries, price, accounts)) for queries in (10, 100, 1000, 10_000, 15_000)],
         findings=findings,
     )
+
+
+def _cost(queries: int, price: float | None, accounts: int) -> dict[str, Any]:
+    return {
+        "queries": queries,
+        "money": None if price is None else queries * price / 1000,
+        "days_one": queries / PER_DAY,
+        "days_party": queries / PER_DAY / accounts,
+    }
 
 
 def _finding(
@@ -120,18 +131,7 @@ def _finding(
         low, estimate, high = (None if q is None else q * scale for q in queries)
         return Range(low=low, estimate=estimate, high=high)
 
-    points = [
-        Point(
-            queries=q,
-            value=v,
-            low=low,
-            high=high,
-            money=None if price is None else q * price / 1000,
-            days_one=q / PER_DAY,
-            days_party=q / PER_DAY / accounts,
-        )
-        for q, v, low, high in curve
-    ]
+    points = [Point(value=v, low=low, high=high, **_cost(q, price, accounts)) for q, v, low, high in curve]
     last = points[-1]
     fields: dict[str, Any] = {
         "id": name,

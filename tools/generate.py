@@ -33,8 +33,7 @@ def _page(kind: str, title: str) -> str:
     for name in registry.names(kind):
         plugin = registry.load(kind, name)
         parts.append(f"## {name}\n\n{inspect.getdoc(plugin)}\n")
-        fields = getattr(plugin, "__dataclass_fields__", {})
-        options = [f"`{f}`" for f in fields]
+        options = [f"`{name}`" for name in registry.options_of(plugin)]
         parts.append(f"Options: {', '.join(options) or 'none'}.\n")
     return "\n".join(parts)
 

@@ -82,14 +82,12 @@ def ceiling(endpoint: Endpoint, goal: Goal, metric: Metric, against: Known, seed
     if endpoint.manifest.model.recipe is None:
         return None
     recipe = registry.load_object(endpoint.manifest.model.recipe)
-    rows = [
-        metric.measure(
-            CallableTarget(recipe(seed + 1 + i), endpoint.owner.exposure, endpoint.owner.space),
-            against,
-            endpoint.evaluation,
-        )
-        for i in range(seeds)
-    ]
+    try:
+        trained = [recipe(seed + 1 + i) for i in range(seeds)]
+    except Exception as error:  # the recipe is the user's
+        raise UsageError(f"{endpoint.manifest.model.recipe} raised {type(error).__name__}: {error}") from error
+    models = [CallableTarget(call, endpoint.owner.exposure, endpoint.owner.space) for call in trained]
+    rows = [metric.measure(model, against, endpoint.evaluation) for model in models]
     return Anchor(_measured(np.stack(rows), f"the owner's recipe retrained with {seeds} other seeds", seed))
 
 

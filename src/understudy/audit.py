@@ -35,7 +35,7 @@ from understudy.records import Finding, Run
 from understudy.store import Store
 from understudy.types import digest
 
-Progress = Callable[[Mapping[str, int], set[str]], None]
+Progress = Callable[[Mapping[str, int], set[str], int], None]  # queries asked by cell, cells done, how many cells
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ class GateSpec:
             raise UsageError(f"--fail-if {text!r}: expected METRIC>=VALUE@QUERIES, e.g. fidelity>=0.95@5000") from None
         metric: Metric = registry.create("metrics", gate.metric)
         if metric.higher_is_closer != gate.higher_is_closer:
-            raise UsageError(f"--fail-if {text!r}: {name} is closer when {'higher' if sign == '<=' else 'lower'}")
+            way, other = ("higher", ">=") if metric.higher_is_closer else ("lower", "<=")
+            raise UsageError(
+                f"--fail-if {text!r}: a {way} {name} is a closer copy; write {name}{other}{value}@{queries}"
+            )
         return gate
 
 
@@ -91,6 +94,10 @@ def plan(endpoint: Endpoint, options: Options) -> list[Work]:
     unknown = set(options.tiers) - {t.id for t in m.tiers}
     if unknown:
         raise UsageError(f"no tier is called {', '.join(sorted(unknown))} (tiers: {', '.join(t.id for t in m.tiers)})")
+    goals = sorted({g.metric for g in m.goals})
+    for gate in options.gates:
+        if gate.metric not in goals:
+            raise UsageError(f"--fail-if {gate.text!r}: no goal measures {gate.metric} (goals: {', '.join(goals)})")
     stop = tuple(Threshold(g.metric, g.threshold, goal_metric(g.metric).higher_is_closer) for g in m.goals)
     stop += tuple(Threshold(g.metric, g.threshold, g.higher_is_closer) for g in options.gates)
     work = []
@@ -183,7 +190,7 @@ def run(manifest: Path, folder: Path, options: Options, resume: bool = False, pr
             results = _cells(store, manifest, endpoint, work, options.jobs, progress)
             findings = _conclude(store, endpoint, record, work, results)
         store.write("findings.jsonl", "".join(f.model_dump_json() + "\n" for f in findings))
-    except UnderstudyError as error:
+    except (UnderstudyError, KeyboardInterrupt) as error:
         error.add_note(f"What was bought is kept; go on with: understudy audit {manifest} --resume {folder}")
         raise
     finally:
@@ -220,7 +227,7 @@ def _open(
         return store, record
     store = Store.open(folder)
     store.verify()
-    kept = Run.model_validate_json(store.read("run.json"))
+    kept = Run.read(store.read("run.json"), folder / "run.json")
     for what, ours, theirs in (
         ("manifest, --seeds, --budget or --tier", record.manifest_digest, kept.manifest_digest),
         ("evaluation or pool data", record.data, kept.data),
@@ -248,13 +255,13 @@ def _cells(
     """Run every cell, here or in worker processes."""
     plans = [p for w in work for p in w.cells]
     known, true = cell.reference(store, endpoint), cell.truth(endpoint)
-    tell = progress or (lambda asked, done: None)
+    tell = progress or (lambda asked, done, cells: None)
     results: dict[str, Result] = {}
     if jobs <= 1 or len(plans) == 1:
         for p in plans:
-            tell(_asked(store), set(results))
+            tell(_asked(store), set(results), len(plans))
             results[p.name] = cell.run(store, endpoint, p, known, true)
-        tell(_asked(store), set(results))
+        tell(_asked(store), set(results), len(plans))
         return results
     share = min(jobs, len(plans))
     with _workers(share, manifest, store.folder) as pool:
@@ -264,7 +271,7 @@ def _cells(
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
                 for future in done:
                     results[waiting.pop(future)] = Result.from_bytes(future.result())
-                tell(_asked(store), set(results))
+                tell(_asked(store), set(results), len(plans))
         except BrokenProcessPool:
             raise UnderstudyError("a worker process died (out of memory?)") from None
         finally:

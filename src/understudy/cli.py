@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,14 @@ class _Group(click.Group):
             lines = [f"understudy: {error}", *getattr(error, "__notes__", [])]
             click.echo("\n".join(lines), err=True)
             ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo("understudy: stopped; what was bought is kept - go on with --resume", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo("\n".join(["understudy: stopped", *getattr(stop, "__notes__", [])]), err=True)
             ctx.exit(130)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output has gone; click ends quietly
+                raise
+            click.echo(f"understudy: {error.filename or 'the system says'}: {error.strerror or error}", err=True)
+            ctx.exit(2)
 
 
 class _Lazy(_Group):
@@ -63,7 +69,7 @@ _MANIFEST = click.Path(exists=True, dir_okay=False, path_type=Path)
 _RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@main.command()
+@main.command(short_help="Attack every tier of MANIFEST and report.")
 @click.argument("manifest", type=_MANIFEST)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make (default: a new one under runs/).")
 @click.option("--resume", type=_RUN, help="Go on with this run folder; nothing recorded is asked again.")
@@ -99,6 +105,8 @@ def audit(
     if out and resume:
         raise UsageError("--out and --resume exclude each other: a resumed run stays in its folder")
     folder = resume or out or room.new_folder(manifest)
+    if not as_json:
+        click.echo(f"Auditing {manifest} into {folder}, {options.jobs} at a time", err=True)
     with _progress(not as_json) as progress:
         room.run(manifest, folder, options, resume is not None, progress)
     command = " ".join(["understudy", *sys.argv[1:]])
@@ -106,7 +114,7 @@ def audit(
     _show(report, folder, as_json)
 
 
-@main.command()
+@main.command(short_help="Write the report of a finished RUN anew.")
 @click.argument("run", type=_RUN)
 @click.option("--fail-if", "gates", multiple=True, metavar="COND", help="Judge this run by another gate.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
@@ -118,7 +126,7 @@ def report(run: Path, gates: tuple[str, ...], as_json: bool) -> None:
     _show(_write(run, parsed, f"understudy report {run}"), run, as_json)
 
 
-@main.command()
+@main.command(short_help="Remove RUN and all it holds.")
 @click.argument("run", type=_RUN)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def forget(run: Path, yes: bool) -> None:
@@ -170,38 +178,45 @@ def _show(made: Report, folder: Path, as_json: bool) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=100)
 
 
 @contextmanager
 def _progress(wanted: bool) -> Iterator[Progress | None]:
-    """A bar per cell on a terminal, a line per finished cell otherwise; on standard error either way."""
+    """A bar for all cells and a line for each at work on a terminal; a line per finished cell otherwise.
+
+    On standard error either way. A cell has no bar of its own: it ends when its thresholds are met, nobody knows when.
+    """
     if not wanted:
         yield None
         return
     if not sys.stderr.isatty():
         told: set[str] = set()
 
-        def line(asked: Mapping[str, int], done: set[str]) -> None:
+        def line(asked: Mapping[str, int], done: set[str], cells: int) -> None:
             for name in sorted(done - told):
-                click.echo(f"{name}: {asked.get(name, 0):,} queries", err=True)
-            told.update(done)
+                told.add(name)
+                click.echo(f"{len(told)} of {cells}: {name} asked {asked.get(name, 0):,} queries", err=True)
 
         yield line
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[asked]:,} queries"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(40), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        everything = bars.add_task("starting", total=None)
         tasks: dict[str, Any] = {}
 
-        def bar(asked: Mapping[str, int], done: set[str]) -> None:
-            for name in sorted(set(asked) | done):
+        def bar(asked: Mapping[str, int], done: set[str], cells: int) -> None:
+            said = f"{len(done)} of {cells} attacks done, {sum(asked.values()):,} queries asked"
+            bars.update(everything, description=said, total=cells, completed=len(done))
+            for name in sorted(set(asked) - done):
                 if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=None, asked=0)
-                over = 1 if name in done else None
-                bars.update(tasks[name], total=over, completed=over or 0, asked=asked.get(name, 0))
+                    tasks[name] = bars.add_task(name, total=None)
+                bars.update(tasks[name], description=f"  {name}: {asked[name]:,} queries")
+            for name in done & set(tasks):
+                bars.update(tasks[name], visible=False)
 
         yield bar
 
@@ -214,18 +229,20 @@ def _show_plan(endpoint: Endpoint, work: list[Work], as_json: bool) -> None:
     from rich.table import Table
 
     from understudy.audit import cost
+    from understudy.renderers.terminal import box
     from understudy.report import duration, money
 
     bill = cost(endpoint, work)
     if as_json:
         click.echo(json.dumps(asdict(bill)))
         return
-    table = Table("tier", "attack", "queries at most", "an attacker pays at most", "and needs at most")
+    console = _console()
+    columns = ("tier", "attack", "queries at most", "an attacker pays at most", "and needs at most")
+    table = Table(*columns, box=box(console))
     for row in bill.rows:
         price = "no price given" if row.money is None else money(row.money, row.currency or "")
         time = "no allowance given" if row.days is None else duration(row.days)
         table.add_row(row.tier, row.attack, f"{row.seeds} x {row.budget:,}", price, time)
-    console = _console()
     console.print(table)
     pace = "as fast as the target answers (no pace is set)"
     if bill.seconds is not None:

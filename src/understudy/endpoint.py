@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.random import Generator
 
 from understudy import registry
 from understudy.errors import InputError, ManifestError, NotAuthorised, UnderstudyError, UsageError
+from understudy.faults import locate
 from understudy.manifest import Data, FromEnvironment, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.protocols import Defence, Target
@@ -101,9 +103,9 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
     except InputError as error:
         raise ManifestError(f"{path}: space: {error}") from None
     served = exposure(manifest.target.signals, manifest.target.outputs)
-    target, owner = _targets(manifest, folder, space, served, share)
-    for tier in manifest.tiers:
-        defences(tier)
+    _check_names(manifest, path)
+    with _blaming(path, "target"):
+        target, owner = _targets(manifest, folder, space, served, share)
     inputs, truth = _load(manifest.evaluation, folder, space, f"{path}: evaluation")
     if not len(inputs):
         raise ManifestError(f"{path}: evaluation: holds no rows")
@@ -113,6 +115,32 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
     data = {"evaluation": digest(inputs), "pool": digest(pool_inputs)}
     labelled = pool_truth if manifest.pool is not None and manifest.pool.labelled else None
     return Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs), labelled, inputs, truth, data)
+
+
+@contextmanager
+def _blaming(path: Path, *field: str | int) -> Iterator[None]:
+    """Whatever cannot be used in here is the fault of one field of the manifest."""
+    try:
+        yield
+    except UsageError as error:
+        raise ManifestError(f"{locate(path, *field)}: {error}") from error.__cause__
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Everything a manifest names exists, before anything is asked."""
+    for i, goal in enumerate(manifest.goals):
+        with _blaming(path, "goals", i, "metric"):
+            registry.load("metrics", goal.metric)
+    for i, tier in enumerate(manifest.tiers):
+        with _blaming(path, "tiers", i):
+            defences(tier)
+    for i, item in enumerate(manifest.audit.attacks):
+        with _blaming(path, "audit", "attacks", i):
+            name, options = named(item, "audit.attacks")
+            registry.create("attacks", name, **options)
+    if manifest.model.recipe is not None:
+        with _blaming(path, "model", "recipe"):
+            registry.load_object(manifest.model.recipe)
 
 
 def authorise(manifest: Manifest, today: dt.date) -> dict[str, Any] | None:
@@ -138,14 +166,14 @@ def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, sha
     if part.python is not None:
         found = registry.load_object(part.python)
         if not callable(found):
-            raise ManifestError(f"target.python: {part.python} is not callable")
+            raise ManifestError(f"{part.python} is not callable")
         made: Target = CallableTarget(found, served, space)
         return made, made
     if part.skops is not None:
         load = registry.load("targets", "sklearn").load
         made = load(folder / part.skops, space, signals=tuple(served.signals), trusted=tuple(part.trusted))
         if made.exposure.outputs != part.outputs:
-            raise ManifestError(f"target.outputs is {part.outputs}, but the model has {made.exposure.outputs}")
+            raise ManifestError(f"outputs is {part.outputs}, but the model has {made.exposure.outputs}")
         return made, made
     http = part.http
     assert http is not None
@@ -179,7 +207,11 @@ def _load(part: Data, folder: Path, space: Box, where: str) -> tuple[Floats, Arr
     truth: Any = None
     if ":" in part.data:
         found = registry.load_object(part.data)
-        found = found() if callable(found) else found
+        if callable(found):
+            try:
+                found = found()
+            except Exception as error:  # the function is the user's
+                raise ManifestError(f"{where}.data: {part.data} raised {type(error).__name__}: {error}") from error
         inputs, truth = found if isinstance(found, tuple) else (found, None)
     else:
         inputs, truth = _read(folder / part.data, part.truth_column, where)

@@ -42,6 +42,16 @@ def read(path: Path, model: type[Model], what: str) -> Model:
         raise ManifestError("\n".join(f"{path}:{line}: {message}" for line, message in faults)) from None
 
 
+def locate(path: Path, *field: str | int) -> str:
+    """`file:line: field` of a file that `read` accepts: for faults that show only when it is put to use."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    lines: dict[tuple[Any, ...], int] = dict(_lines((), node)) if node else {(): 1}
+    known: tuple[Any, ...] = field
+    while known not in lines:
+        known = known[:-1]
+    return f"{path}:{lines[known]}: {'.'.join(map(str, field))}"
+
+
 class _Twice(Exception):
     line = 0
 

@@ -7,9 +7,12 @@ Numbers that are not known are null, never zero; a threshold that was not reache
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from understudy.errors import RecordError
 
 VERSION = 1
 
@@ -18,6 +21,17 @@ class Record(BaseModel):
     """Base of everything on disk: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+    @classmethod
+    def read(cls, text: str, path: Path) -> Self:
+        """What a file holds. Raises RecordError naming the file and the first fault."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            message = f"{path} is damaged, or of another version: {f'{where}: ' if where else ''}{fault['msg']}"
+            raise RecordError(message) from None
 
 
 class Outcome(StrEnum):
@@ -62,16 +76,21 @@ class Measured(Record):
     how: str = ""
 
 
-class Point(Record):
-    """One point of a cost curve."""
+class Cost(Record):
+    """What a number of queries costs a customer of one tier."""
 
     queries: int
-    value: float
-    low: float
-    high: float
     money: float | None = Field(description="in the tier's currency; null where the manifest gives no price")
     days_one: float | None = Field(description="days at one account's allowances; null = no allowance is declared")
     days_party: float | None = Field(description="days at the allowances of a party's accounts together")
+
+
+class Point(Cost):
+    """One point of a cost curve."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Line(Record):
@@ -156,6 +175,7 @@ class TierReport(Record):
     currency: str | None
     accounts: int
     headline: str = Field(description="one sentence a board member understands")
+    scale: list[Cost] = Field(description="what round numbers of queries cost, and what the allowance itself does")
     findings: list[str] = Field(description="ids, strongest first; the first one is the headline's")
 
 

@@ -6,6 +6,7 @@ Each plug-in folder holds `CATALOG = {"name": "module:Object"}`. Outsiders use t
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from importlib.metadata import entry_points
@@ -42,8 +43,13 @@ def create(kind: str, name: str, **options: Any) -> Any:
     try:
         return factory(**options)
     except TypeError as error:
-        fields = ", ".join(getattr(factory, "__dataclass_fields__", {})) or "none"
+        fields = ", ".join(options_of(factory)) or "none"
         raise UsageError(f"{kind[:-1]} {name!r} cannot be made with {options}: {error} (options: {fields})") from None
+
+
+def options_of(factory: Any) -> list[str]:
+    """The names of a plug-in's options."""
+    return [f.name for f in dataclasses.fields(factory) if f.init] if dataclasses.is_dataclass(factory) else []
 
 
 def load_object(path: str) -> Any:
@@ -57,6 +63,8 @@ def load_object(path: str) -> Any:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise MissingExtra(f"{path} needs the library {error.name!r}: pip install {error.name}") from error
         raise UsageError(f"{path}: no module named {error.name!r}; is it installed, or beside the manifest?") from None
+    except Exception as error:  # the module is the user's: whatever it does at import, one line says so
+        raise UsageError(f"{path}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     found: Any = module
     for part in attribute.split(".") if attribute else ():
         if not hasattr(found, part):

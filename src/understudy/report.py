@@ -8,9 +8,9 @@ from pathlib import Path
 
 from understudy.audit import GateSpec, versions
 from understudy.errors import RecordError
-from understudy.findings import MIN_SEEDS
+from understudy.findings import MIN_SEEDS, days
 from understudy.manifest import Manifest, Tier, exposure
-from understudy.records import Derivation, Finding, Gate, Integrity, Outcome, Range, Report, Run, TierReport
+from understudy.records import Cost, Derivation, Finding, Gate, Integrity, Outcome, Range, Report, Run, TierReport
 from understudy.store import Store
 
 GLOSSARY = {
@@ -32,18 +32,19 @@ def build(folder: Path, gates: Sequence[GateSpec] = (), command: str = "") -> Re
     """The report of a finished run. Raises RecordError when there are no findings yet."""
     store = Store.open(folder)
     try:
-        run = Run.model_validate_json(store.read("run.json"))
+        run = Run.read(store.read("run.json"), folder / "run.json")
         try:
             lines = store.read("findings.jsonl").splitlines()
         except RecordError:
-            raise RecordError(f"{folder} has no findings yet: go on with understudy audit MANIFEST --resume") from None
-        findings = [Finding.model_validate_json(line) for line in lines]
+            lines = []
+        if not lines:
+            raise RecordError(f"{folder} has no findings yet: go on with understudy audit MANIFEST --resume {folder}")
+        findings = [Finding.read(line, folder / "findings.jsonl") for line in lines]
         integrity = _integrity(store)
     finally:
         store.close()
     manifest = Manifest.model_validate(run.manifest)
     tiers = [_tier(tier, manifest, findings) for tier in manifest.tiers if any(f.tier == tier.id for f in findings)]
-    verdict = _verdict(findings)
     return Report(
         tool=f"understudy {versions()['understudy']}",
         run=run.id,
@@ -54,8 +55,8 @@ def build(folder: Path, gates: Sequence[GateSpec] = (), command: str = "") -> Re
         kind=manifest.metadata.kind,
         model_version=manifest.model.version,
         assets=[a.model_dump(mode="json", by_alias=True) for a in manifest.assets],
-        verdict=verdict,
-        summary=_summary(tiers, findings, verdict),
+        verdict=_verdict(findings),
+        summary=_summary(manifest, tiers, findings),
         hero=min(findings, key=_rank).id,
         tiers=tiers,
         findings=findings,
@@ -121,8 +122,25 @@ def _tier(tier: Tier, manifest: Manifest, findings: Sequence[Finding]) -> TierRe
         currency=tier.price.currency if tier.price else None,
         accounts=limits.accounts_per_party,
         headline=headline(mine[0], tier),
+        scale=_scale(tier, mine[0]),
         findings=[f.id for f in mine],
     )
+
+
+def _scale(tier: Tier, f: Finding) -> list[Cost]:
+    """Tenfold steps up to the largest number of queries that a chart of the tier shows, and the allowance."""
+    model, limits = f.threat_model, tier.limits
+    last = max(model.budget, model.allowance or 0, model.allowance_party or 0)
+    steps = {10**k for k in range(1, len(str(last)))} | ({model.allowance} if model.allowance else set())
+    return [
+        Cost(
+            queries=q,
+            money=tier.price.of(q) if tier.price else None,
+            days_one=days(q, limits),
+            days_party=days(q, limits, limits.accounts_per_party),
+        )
+        for q in sorted(steps)
+    ]
 
 
 def headline(f: Finding, tier: Tier) -> str:
@@ -159,7 +177,7 @@ def duration(value: float) -> str:
         return "under a minute"
     if minutes < 90:
         return f"{minutes:.0f} minute{'s' if round(minutes) != 1 else ''}"
-    return f"{value * 24:.1f} hours" if value < 2 else f"{value:.1f} days"
+    return f"{value * 24:.1f} hours".replace(".0 ", " ") if value < 2 else f"{value:.1f} days".replace(".0 ", " ")
 
 
 def money(value: float, currency: str) -> str:
@@ -169,17 +187,32 @@ def money(value: float, currency: str) -> str:
     return f"under {currency} 0.01" if value < 0.01 else f"{currency} {value:,.2f}"
 
 
-def _summary(tiers: Sequence[TierReport], findings: Sequence[Finding], verdict: str) -> str:
+def _summary(manifest: Manifest, tiers: Sequence[TierReport], findings: Sequence[Finding]) -> str:
+    """The whole report in two or three sentences."""
     strongest = _strongest(findings)
     count = {o: sum(f.outcome is o for f in strongest) for o in Outcome}
-    parts = [
-        f"{count[Outcome.REACHED]} of {len(strongest)} combinations of tier and goal reached the owner's threshold"
-    ]
+    cases = "tiers" if len(strongest) == len(tiers) else "combinations of tier and goal"
+    parts = [f"Copied to the owner's threshold in {count[Outcome.REACHED]} of {len(strongest)} {cases}."]
     if count[Outcome.NOT_REACHED]:
-        parts.append(f"{count[Outcome.NOT_REACHED]} did not within the tier's allowance")
+        parts.append(f"Not demonstrated within the allowance in {count[Outcome.NOT_REACHED]}.")
     if count[Outcome.NOT_ASSESSED]:
-        parts.append(f"{count[Outcome.NOT_ASSESSED]} could not be assessed")
-    return "; ".join(parts) + f" ({len(tiers)} tier(s), verdict: {verdict.replace('-', ' ')})."
+        parts.append(f"Not assessed in {count[Outcome.NOT_ASSESSED]}.")
+    cheapest = min(strongest, key=_rank)
+    if cheapest.queries.estimate is not None:
+        tier = next(t for t in manifest.tiers if t.id == cheapest.tier)
+        costs = []
+        if cheapest.days_one is not None and cheapest.days_one.estimate is not None:
+            costs.append(duration(cheapest.days_one.estimate))
+        if cheapest.money is not None and cheapest.money.estimate is not None and tier.price is not None:
+            costs.append(money(cheapest.money.estimate, tier.price.currency))
+        rest = f" ({', '.join(costs)})" if costs else ""
+        parts.append(f"Fewest queries: {cheapest.queries.estimate:,.0f}{rest}, as a {tier.id} customer.")
+    for cost in (a.rebuild_cost for a in manifest.assets if a.kind == "model"):
+        if cost is not None:
+            parts.append(
+                f"Building the model anew costs {cost.currency} {cost.low:,.0f} to {cost.high:,.0f} ({cost.basis})."
+            )
+    return " ".join(parts)
 
 
 def _derivation(f: Finding, manifest: Manifest) -> Derivation:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import RecordError
+from understudy.errors import RecordError, UsageError
 from understudy.types import Answers, Array, Ask, Exchange, Floats, Signal
 from understudy.wrappers import query_digest
 
@@ -85,11 +85,15 @@ class Store:
     @classmethod
     def create(cls, folder: Path) -> Store:
         """Make a new, empty run folder; it must not exist yet, or be empty."""
-        if folder.exists() and any(folder.iterdir()):
-            raise RecordError(f"{folder} exists and is not empty; give another folder, or --resume {folder}")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        store = cls(folder, _connect(folder / "exchanges.sqlite"))
+        try:
+            if folder.exists() and any(folder.iterdir()):
+                raise RecordError(f"{folder} exists and is not empty; give another folder, or --resume {folder}")
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            store = cls(folder, _connect(folder / "exchanges.sqlite"))
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{folder} cannot be made a run folder: {reason}; give another with --out") from None
         with store._db as db:
             db.executescript(_SCHEMA)
             db.execute("INSERT OR IGNORE INTO meta VALUES('format', ?)", (str(FORMAT),))

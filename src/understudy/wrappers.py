@@ -13,7 +13,7 @@ from typing import Protocol
 
 from numpy.typing import ArrayLike
 
-from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged
+from understudy.errors import AnswerError, BudgetExceeded, RecordError, ReplayDiverged, TargetError
 from understudy.guard import Grant, release
 from understudy.protocols import Defence, Target
 from understudy.types import Answers, Ask, Exposure, Floats, Space, digest
@@ -129,6 +129,8 @@ class Recorded:
         except AnswerError as error:
             self.log.failed(number, str(error), error.raw)
             raise AnswerError(f"batch {number} ({len(part)} queries): {error}", error.raw) from None
+        except TargetError as error:
+            raise TargetError(f"batch {number} ({len(part)} queries): {error}") from error.__cause__
         self.log.answered(number, answers)
         return answers
 

@@ -138,7 +138,7 @@ def test_charts_can_be_read_and_nothing_sticks_out(browser: Browser, page: str, 
     found = look(browser, page, tmp_path, width)
     assert found["width"] == width
     assert found["overflow"] <= 0
-    assert len(found["charts"]) == 5  # one form each of hero, ladder and three tiers
+    assert len(found["charts"]) == 4  # one form each of the ladder and three tiers
     for chart in found["charts"]:
         assert chart["label"].startswith(("Cost curve", "Exposure ladder"))
         left, top, right, bottom = chart["box"]

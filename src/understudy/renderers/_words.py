@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from understudy.records import Finding, Measured, Outcome, Range
@@ -54,9 +55,8 @@ def ranged(r: Range | None, show: Callable[[float], str], missing: str = "-") ->
         return missing
     if r.estimate is None or r.low is None:
         return "not reached"
-    high = "more than was tested" if r.high is None else show(r.high)
-    low, mid = show(r.low), show(r.estimate)
-    return mid if low == mid == high else f"{mid} ({low} to {high})"
+    mid, between = show(r.estimate), _between(r, show)
+    return f"{mid} ({between})" if between else mid
 
 
 def ranged_money(r: Range | None, currency: str | None) -> str:
@@ -65,11 +65,23 @@ def ranged_money(r: Range | None, currency: str | None) -> str:
 
 
 def ends(r: Range, show: Callable[[float], str]) -> str:
-    """The ends of a range alone."""
-    if r.low is None:
+    """The ends of a range alone; nothing where they are the estimate."""
+    between = _between(r, show)
+    return f"range {between}" if between else ""
+
+
+def _between(r: Range, show: Callable[[float], str]) -> str:
+    """`low to high`, the unit said once; nothing where both are the estimate."""
+    if r.low is None or r.estimate is None:
         return ""
     low, high = show(r.low), "more than was tested" if r.high is None else show(r.high)
-    return "range: the same" if low == high else f"range {low} to {high}"
+    if low == high == show(r.estimate):
+        return ""
+    unit = re.match(r"[A-Z]{3} (?=\d)", low)  # a currency stands before the amount
+    if unit and high.startswith(unit[0]):
+        return f"{low} to {high.removeprefix(unit[0])}"
+    unit = re.search(r"(?<=\d) [a-z]+$", low)
+    return f"{low.removesuffix(unit[0])} to {high}" if unit and high.endswith(unit[0]) else f"{low} to {high}"
 
 
 def figure(f: Finding, r: Range | None, show: Callable[[float], str], missing: str) -> tuple[str, str]:
@@ -100,5 +112,6 @@ def figure_time(f: Finding) -> tuple[str, str]:
     main, under = figure(f, f.days_one, duration, "no allowance is declared")
     party = f.days_party
     if party is not None and party.estimate is not None and f.threat_model.accounts > 1:
-        under += f"; {duration(party.estimate)} with {f.threat_model.accounts} accounts"
+        with_all = f"{duration(party.estimate)} with {f.threat_model.accounts} accounts"
+        under = f"{under}; {with_all}" if under else with_all
     return main, under

@@ -13,13 +13,19 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
-from understudy.records import Finding, Point, Report, TierReport
+from understudy.records import Cost, Finding, Report, TierReport
 from understudy.renderers import _svg as svg
 from understudy.renderers import _words as words
 from understudy.renderers._svg import INK
 
 _THIN = ((INK["thin1"], (0, ())), (INK["thin2"], (0, (5, 1))), (INK["thin3"], (0, (2, 1))), (INK["thin4"], (0, (1, 1))))
 _SMALL = 8.5
+_GROUND: dict[str, Any] = {
+    "facecolor": INK["card"],
+    "alpha": 0.85,
+    "edgecolor": "none",
+    "pad": 1,
+}  # under words on lines
 
 
 def cost_curve(f: Finding, tier: TierReport, narrow: bool) -> str:
@@ -63,13 +69,13 @@ def _key(figure: Any, key: Sequence[tuple[Any, str]], columns: int) -> None:
 
 
 def ladder(report: Report, narrow: bool) -> str:
-    """Queries to the threshold per tier on one axis: a dot with its interval, or an arrow from what was tested."""
+    """What a copy costs per tier on one axis of queries: a dot with its interval, or an arrow from what was tested."""
     by_id = {f.id: f for f in report.findings}
     rows = [(tier, by_id[tier.findings[0]]) for tier in report.tiers]
     with svg.style():
-        figure, axes = svg.canvas(*((3.55, 0.72 * len(rows) + 1.2) if narrow else (8.0, 0.62 * len(rows) + 1.1)))
+        figure, axes = svg.canvas(*((3.55, 0.86 * len(rows) + 1.2) if narrow else (8.0, 0.66 * len(rows) + 1.1)))
         ends = [q for _, f in rows for q in (f.queries.low, f.queries.high, f.threat_model.budget) if q is not None]
-        left, right = max(min(ends) / 2.5, 0.8), max(ends) * 4
+        left, right = max(min(ends) / 2.5, 0.8), max(ends) * 2.5
         svg.log_ticks(axes, left, right, 4 if narrow else 9)
         axes.grid(axis="x", color=INK["line"], lw=0.8)
         for y, (tier, f) in enumerate(reversed(rows)):
@@ -77,12 +83,18 @@ def ladder(report: Report, narrow: bool) -> str:
                 f" ({f.goal})" if len({g.goal for _, g in rows}) > 1 else ""
             )
             axes.text(
-                0.0, y + 0.36, _short(name, 54 if narrow else 120), transform=axes.get_yaxis_transform(), size=_SMALL
+                0.0,
+                y + 0.36,
+                _short(name, 54 if narrow else 120),
+                transform=axes.get_yaxis_transform(),
+                size=_SMALL,
+                bbox=_GROUND,
             )
             _rung(axes, f, y, right)
+            _told(axes, f, tier, y, narrow)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_ylim(-0.45, len(rows) - 0.35)
+        axes.set_ylim(-0.5, len(rows) - 0.4)
         axes.set_xlabel("queries to the owner's threshold (log scale)")
         told = "; ".join(f"{tier.tier}: {_reach(f)}" for tier, f in rows)
         return svg.save(figure, f"Exposure ladder, queries to the threshold per tier. {told}")
@@ -91,6 +103,8 @@ def ladder(report: Report, narrow: bool) -> str:
 def _rung(axes: Any, f: Finding, y: float, right: float) -> None:
     """One tier of the ladder."""
     q, budget = f.queries, f.threat_model.budget
+    ground = {"facecolor": INK["unknown"], "hatch": "//", "edgecolor": INK["card"], "linewidth": 0, "zorder": 0}
+    axes.fill_between([budget, right], y - 0.17, y + 0.17, **ground)
     colour = INK["soft"] if q.estimate is None else INK["blue"]
     if q.high is None:  # censored: the far end lies beyond what was tested
         start = budget if q.low is None else q.low
@@ -103,8 +117,18 @@ def _rung(axes: Any, f: Finding, y: float, right: float) -> None:
         axes.plot([q.low, q.high], [y, y], "|", color=colour, ms=8, mew=2)
     if q.estimate is not None:
         axes.plot([q.estimate], [y], "o", color=colour, ms=7)
-    at = budget if q.estimate is None else q.estimate
-    axes.annotate(_reach(f), (at, y), (0, -6), textcoords="offset points", size=_SMALL, va="top", ha=_side(axes, at))
+
+
+def _told(axes: Any, f: Finding, tier: TierReport, y: float, narrow: bool) -> None:
+    """The figures of one rung, under its dot: queries with their range, time and money."""
+    at, cost = f.queries.estimate, []
+    if at is not None:
+        cost += [words.figure_time(f)[0]] if f.days_one is not None else []
+        cost += [words.figure_money(f, tier.currency)[0]] if f.money is not None else []
+    at = f.threat_model.budget if at is None else at
+    text = (_reach(f) + ("\n" if narrow and cost else ", " if cost else "")) + ", ".join(cost)
+    place = {"textcoords": "offset points", "size": _SMALL, "va": "top", "ha": _side(axes, at)}
+    axes.annotate(text, (at, y), (0, -7), bbox=_GROUND, **place)
 
 
 def _side(axes: Any, at: float) -> str:
@@ -117,8 +141,9 @@ def _side(axes: Any, at: float) -> str:
 def _reach(f: Finding) -> str:
     """The figure of one rung in words."""
     if f.queries.estimate is None:
-        return f"> {words.count(f.threat_model.budget)}: {words.OUTCOME[f.outcome]}"
-    return words.ranged(f.queries, words.count)
+        return f"> {words.count(f.threat_model.budget)} queries: {words.OUTCOME[f.outcome]}"
+    count, *between = words.ranged(f.queries, words.count).split(" ", 1)
+    return " ".join([count, "queries", *between])
 
 
 def _limits(axes: Any, f: Finding) -> None:
@@ -238,20 +263,22 @@ def _upright(axes: Any, x: float, y: float, text: str, colour: str, anchor: str)
         color=colour,
         ha="center" if anchor == "center" else "right",
         va=anchor,
-        bbox={"facecolor": INK["card"], "alpha": 0.85, "edgecolor": "none", "pad": 1},
+        bbox=_GROUND,
     )
 
 
 def _above(axes: Any, f: Finding, tier: TierReport, left: float, right: float, narrow: bool) -> None:
-    """Time and money as further axes: what points of the curve cost, the threshold's point before all others."""
+    """Time and money as further axes: the threshold's point before all others, then round numbers of queries."""
     # a tier without an allowance has no time, one without a price no money: then there is no such axis
-    scales: list[tuple[str, list[Point], Callable[[Point], str]]] = [
+    reached = [p for p in f.curve if p.queries == f.queries.estimate]
+    costs = [*reached, *(c for c in tier.scale if left <= c.queries <= right)]
+    scales: list[tuple[str, list[Cost], Callable[[Cost], str]]] = [
         (
             "time" if narrow else "time, one account",
-            [p for p in f.curve if p.days_one is not None],
+            [p for p in costs if p.days_one is not None],
             lambda p: words.duration(p.days_one),
         ),
-        ("money", [p for p in f.curve if p.money is not None], lambda p: words.money(p.money, tier.currency)),
+        ("money", [p for p in costs if p.money is not None], lambda p: words.money(p.money, tier.currency)),
     ]
     height = 0
     for name, points, show in scales:
@@ -276,10 +303,10 @@ def _above(axes: Any, f: Finding, tier: TierReport, left: float, right: float, n
             height += 24
 
 
-def _spaced(points: Sequence[Point], first: float | None, gap: float) -> list[Point]:
+def _spaced(points: Sequence[Cost], first: float | None, gap: float) -> list[Cost]:
     """Points to label: the threshold's, the last, the first, then others that leave `gap` (in log queries) free."""
     order = sorted(points, key=lambda p: (p.queries != first, p is not points[-1], p is not points[0]))
-    kept: list[Point] = []
+    kept: list[Cost] = []
     for p in order:
         if p.queries > 0 and all(abs(math.log(p.queries / k.queries)) >= gap for k in kept):
             kept.append(p)

@@ -36,10 +36,8 @@ def render(report: Report) -> str:
     env.filters["notes"] = _notes
     css = resources.files("understudy.renderers").joinpath("templates", "report.css").read_text(encoding="utf-8")
     by_id = {f.id: f for f in report.findings}
-    tiers = {t.tier: t for t in report.tiers}
     hero = by_id[report.hero]
-    drawn = [charts.cost_curve(hero, tiers[hero.tier], narrow) for narrow in (False, True)]
-    drawn += [charts.ladder(report, narrow) for narrow in (False, True)]
+    drawn = [charts.ladder(report, narrow) for narrow in (False, True)]
     for tier in report.tiers:
         drawn += [charts.cost_curve(by_id[tier.findings[0]], tier, narrow) for narrow in (False, True)]
     pairs = [Markup(svg) for svg in unique(drawn)]  # matplotlib escapes the words that it draws
@@ -51,10 +49,8 @@ def render(report: Report) -> str:
         css=Markup(css),
         by_id=by_id,
         hero=hero,
-        hero_tier=tiers[hero.tier],
-        hero_chart=pairs[0:2],
-        ladder_chart=pairs[2:4],
-        tier_charts=[pairs[i : i + 2] for i in range(4, len(pairs), 2)],
+        ladder_chart=pairs[0:2],
+        tier_charts=[pairs[i : i + 2] for i in range(2, len(pairs), 2)],
         origin=origin,
         currency={t.tier: t.currency for t in report.tiers},
     )

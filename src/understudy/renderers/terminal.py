@@ -1,4 +1,4 @@
-"""The report on a terminal: one table where there is room, the same table turned on its side where there is not."""
+"""The report on a terminal: a column a tier, so that the figures to compare stand side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rich.text import Text
 from understudy.records import Finding, Outcome, Report, TierReport
 from understudy.renderers import _words as words
 
-_ROOM = 150  # columns below which eleven cells side by side cannot be read
 _STYLE = {Outcome.REACHED: "bold red", Outcome.NOT_REACHED: "", Outcome.NOT_ASSESSED: "bold yellow"}
 
 
@@ -28,40 +27,35 @@ def render(report: Report, console: Console) -> None:
             strongest.setdefault(f.goal, f)
         rows += [_cells(console, tier, f) for f in strongest.values()]
     _line(console, f"{report.endpoint} {report.model_version}: {report.summary}", "bold")
-    if console.width >= _ROOM:
-        console.print(_across(console, rows))
-    else:
-        side_by_side = max(1, (console.width - 15) // 21)
-        for i in range(0, len(rows), side_by_side):
-            console.print(_down(console, rows[i : i + side_by_side]))
+    side_by_side = max(1, (console.width - 15) // 21)
+    for i in range(0, len(rows), side_by_side):
+        console.print(_table(console, rows[i : i + side_by_side]))
     for tier in report.tiers:
         _line(console, f"- {tier.headline}")
     for gate in report.gates:
         state = "FIRED" if gate.fired else ("did not fire" if gate.assessed else "NOT ASSESSED")
         _line(console, f"Gate {gate.condition}: {state} - {gate.reason}")
-    _line(console, "Not tested:", "bold")
+    _line(console, "What was not tested:", "bold")
     for gap in report.not_tested:
         _line(console, f"- {gap}")
 
 
 def _cells(console: Console, tier: TierReport, f: Finding) -> dict[str, Text]:
     """The figures of one finding, by name."""
-    at = "" if f.best_queries is None else f" at {words.count(f.best_queries)}"
+    at = "" if f.best_queries is None else f", {words.count(f.best_queries)} queries"
     queries = words.ranged(f.queries, words.count)
     queries += "" if f.queries.estimate is not None else f" in {words.count(f.threat_model.budget)}"
-    party = words.ranged(f.days_party, words.duration, "no allowance")
-    if f.threat_model.accounts > 1:
-        party += f", {f.threat_model.accounts} accounts"
+    party = f"{words.ranged(f.days_party, words.duration, 'no allowance')}, {f.threat_model.accounts} accounts"
     cells = {
         "tier": tier.tier,
         "receives": tier.exposure,
         "goal": f"{f.metric} {'>=' if f.higher_is_closer else '<='} {f.threshold:g}",
         "verdict": words.OUTCOME[f.outcome].upper(),
-        "closest": words.interval(f.best) + at,
         "queries": queries,
-        "one account": words.ranged(f.days_one, words.duration, "no allowance"),
-        "party": party,
+        "time": words.ranged(f.days_one, words.duration, "no allowance"),
+        "as a party": party if f.threat_model.accounts > 1 else "one account only",
         "money": words.ranged_money(f.money, tier.currency),
+        "closest": words.interval(f.best) + at,
         "floor": "not measured" if f.floor is None else words.share(f.floor.value),
         "ceiling": "not measured" if f.ceiling is None else words.share(f.ceiling.value),
     }
@@ -70,26 +64,17 @@ def _cells(console: Console, tier: TierReport, f: Finding) -> dict[str, Text]:
     return shown
 
 
-def _across(console: Console, rows: list[dict[str, Text]]) -> Table:
-    """A row a finding."""
-    table = Table(box=_box(console), show_lines=True)
-    for name in rows[0] if rows else ():
-        table.add_column(name, overflow="fold")
-    for cells in rows:
-        table.add_row(*cells.values())
-    return table
-
-
-def _down(console: Console, rows: list[dict[str, Text]]) -> Table:
-    """A column a finding: the figures to compare stay on one line where the terminal is narrow."""
+def _table(console: Console, rows: list[dict[str, Text]]) -> Table:
+    """A column a finding."""
     first, *others = rows[0]
-    table = Table(first, *(Column(cells[first], overflow="fold") for cells in rows), box=_box(console))
+    table = Table(first, *(Column(cells[first], overflow="fold") for cells in rows), box=box(console))
     for name in others:
         table.add_row(name, *(cells[name] for cells in rows))
     return table
 
 
-def _box(console: Console) -> Box:
+def box(console: Console) -> Box:
+    """Lines for a table: letters only where nobody looks at a screen."""
     return ASCII if not console.is_terminal or console.options.ascii_only else ROUNDED
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from understudy.errors import AnswerError
+from understudy.errors import AnswerError, TargetError, UnderstudyError
 from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
 
@@ -26,7 +26,12 @@ class CallableTarget:
         x = self.space.check(inputs)
         if not len(x):
             return nothing(self.exposure)
-        raw = self.call(x)
+        try:
+            raw = self.call(x)
+        except UnderstudyError:
+            raise
+        except Exception as error:
+            raise TargetError(f"the function raised {type(error).__name__}: {error}") from error
         if not isinstance(raw, Mapping):
             wanted = self.exposure.signals
             if len(wanted) != 1:
