@@ -10,11 +10,18 @@ UnderstudyError
 ├── BudgetExceeded          the next batch would overspend; nothing of it was asked
 ├── TargetError             the target could not be reached or did not answer
 │   └── AnswerError         it answered, and the answer cannot be used
+├── Unauthenticated         who asks is not known: 401, the same words to everybody
+├── KeysError               the key database cannot be read or written
 └── RecordError             a run folder is damaged
     └── ReplayDiverged      a resumed attack asks something other than what is on record
 
 Each message says what is wrong, where, and what to do. None carries a key, a header value or an input row.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 
 class UnderstudyError(Exception):
@@ -62,6 +69,26 @@ class AnswerError(TargetError):
     def __init__(self, message: str, raw: bytes = b"") -> None:
         super().__init__(message)
         self.raw = raw
+
+
+class Unauthenticated(UnderstudyError):
+    """Who asks is not known: an HTTP 401.
+
+    `str()` is the same for every reason, since a customer learns nothing from the difference. `why` is for the log and
+    for counters: a few fixed phrases, nothing of what was sent. `key_id` names the key, where there is one.
+    """
+
+    status = 401
+    headers: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
+
+    def __init__(self, why: str, key_id: str | None = None) -> None:
+        super().__init__("invalid or missing credential")
+        self.why = why
+        self.key_id = key_id
+
+
+class KeysError(UnderstudyError):
+    """The key database is damaged, gone, or of another version: nobody's key can be looked up (an HTTP 503)."""
 
 
 class RecordError(UnderstudyError):
