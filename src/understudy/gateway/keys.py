@@ -85,7 +85,7 @@ class Keys:
 
     def __init__(self, path: Path, wait_s: float = 5.0) -> None:
         self.path, self._wait_s = path, wait_s
-        self._checked = time.monotonic()
+        self._checked, self._replaced = time.monotonic(), False
         with self._damage():
             self._open()
 
@@ -153,8 +153,8 @@ class Keys:
                 if (key.party, key.tier, key.audit) != (party, tier, audit):
                     kind = "an audit" if key.audit else "a customer"
                     raise UsageError(
-                        f"{principal!r} is {kind} principal of party {key.party!r} in tier {key.tier!r} (key {key.id}); "
-                        "revoke that key first, or choose another --principal"
+                        f"{principal!r} is {kind} principal of party {key.party!r} in tier {key.tier!r} (key {key.id});"
+                        " revoke that key first, or choose another --principal"
                     )
             self._db.execute(
                 "INSERT INTO keys VALUES(?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?)",
@@ -204,14 +204,13 @@ class Keys:
         form = _TOKEN.fullmatch(token)
         if form is None:
             raise Unauthenticated("malformed key")
-        claimed = form[1].decode()
         with self._damage():
             row = self._db.execute(
                 f"SELECT s.until, {_COLUMNS} FROM secrets s JOIN keys k ON k.id = s.id WHERE s.hash = ?",
                 (hashlib.sha256(token).digest(),),
             ).fetchone()
         if row is None:
-            raise Unauthenticated("unknown key", claimed)
+            raise Unauthenticated("unknown key", form[1].decode())
         key = _key(row[1:])
         state = key.state(now)
         if state != "live":
@@ -224,17 +223,17 @@ class Keys:
     def changed(self) -> bool:
         """Whether anybody else wrote since the last call, looked up at most once a second: some microseconds.
 
-        A file that was put in the place of the old one is opened anew. Raises KeysError where there is none.
+        Raises KeysError, as every `lookup` then does, where another file is in the place of this one, or none: its
+        write-ahead log would not fit, so it is not opened.
         """
         now = time.monotonic()
         if now - self._checked < 1.0:
             return False
+        try:
+            self._replaced = _identity(os.stat(self.path)) != self._file
+        except FileNotFoundError:
+            self._replaced = True
         with self._damage():
-            if _identity(os.stat(self.path)) != self._file:
-                self._db.close()
-                self._open()
-                self._checked = now
-                return True
             version = self._pragma("data_version")
         before, self._version, self._checked = self._version, version, now
         return version != before
@@ -285,6 +284,8 @@ class Keys:
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
+        if self._replaced:
+            raise KeysError(f"{self.path}: was removed or replaced while in use; put it back, or start again")
         try:
             yield
         except (sqlite3.Error, OSError) as error:

@@ -82,7 +82,7 @@ def read_keys(body: bytes, algorithms: list[str]) -> KeySet:
 class Jwks:
     """An issuer's key set: a file, read again when it changes, or an https URL, fetched by a thread.
 
-    `keys` is replaced as a whole, never changed. A set that cannot be read is logged and leaves the one before in force.
+    `keys` is replaced as a whole, never changed. One that cannot be read is logged and leaves the one before in force.
     """
 
     def __init__(self, where: str, base: Path, algorithms: list[str]) -> None:
