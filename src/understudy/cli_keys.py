@@ -48,9 +48,9 @@ def add(
 
     parsed = load(manifest)
     _check_tier(parsed, tier)
-    book = Keys(path_of(parsed, manifest))
-    secret = book.add(tier, party, principal, _moment(expires, time.time()) if expires else None, audit, note)
-    _hand_over(book, secret)
+    until = _moment(expires, time.time()) if expires else None
+    with Keys(path_of(parsed, manifest)) as book:
+        _hand_over(book, book.add(tier, party, principal, until, audit, note))
 
 
 @keys.command("list")
@@ -60,8 +60,8 @@ def list_(manifest: Path, as_json: bool) -> None:
     """List every key: whose it is, until when. Neither keys nor digests are shown."""
     import json
 
-    book = _open(manifest)
-    rows = [_row(key, time.time()) for key in book.list()] if book else []
+    with _open(manifest) as book:
+        rows = [_row(key, time.time()) for key in book.list()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -77,7 +77,8 @@ def list_(manifest: Path, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 def revoke(manifest: Path, key_id: str) -> None:
     """End the key ID, at once and for good."""
-    key = _existing(manifest).revoke(key_id)
+    with _open(manifest) as book:
+        key = book.revoke(key_id)
     click.echo(f"key {key.id} of {key.principal} is revoked")
 
 
@@ -87,27 +88,22 @@ def revoke(manifest: Path, key_id: str) -> None:
 @click.option("--overlap", default="24h", show_default=True, help="How long the old key still works, e.g. 0s, 90m, 7d.")
 def rotate(manifest: Path, key_id: str, overlap: str) -> None:
     """Give the key ID a new secret and print it, once."""
-    book = _existing(manifest)
     seconds = _duration(overlap)
     if seconds is None:
         raise UsageError("--overlap is a number and s, m, h, d or w, e.g. 24h")
-    _hand_over(book, book.rotate(key_id, seconds))
+    with _open(manifest) as book:
+        _hand_over(book, book.rotate(key_id, seconds))
 
 
-def _open(manifest: Path) -> Keys | None:
-    """The key database of a manifest's guard folder; None where there is none."""
+def _open(manifest: Path) -> Keys:
+    """The key database in a manifest's guard folder. Raises UsageError where there is none."""
     from understudy.gateway.keys import Keys, path_of
     from understudy.manifest import load
 
     path = path_of(load(manifest), manifest)
-    return Keys(path) if path.exists() else None
-
-
-def _existing(manifest: Path) -> Keys:
-    book = _open(manifest)
-    if book is None:
+    if not path.exists():
         raise UsageError("there are no keys yet; make one with `understudy keys add`")
-    return book
+    return Keys(path)
 
 
 def _check_tier(manifest: Manifest, tier: str) -> None:

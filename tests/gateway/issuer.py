@@ -66,5 +66,11 @@ def write_manifest(
 def jwt_part(folder: Path, key_set: object = KEY_SET, **more: object) -> dict[str, Any]:
     """An identity section that trusts the issuer, its key set in a file."""
     (folder / "jwks.json").write_text(json.dumps(key_set))
-    part = {"jwks": "jwks.json", "issuer": ISSUER, "audience": AUDIENCE, "algorithms": ALGORITHMS, **more}
+    part: dict[str, Any] = {
+        "jwks": "jwks.json",
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "algorithms": ALGORITHMS,
+        **more,
+    }
     return {"jwt": part}

@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,9 @@ NOW = 1_700_000_000.0
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Keys:
-    return Keys(tmp_path / "guard" / "keys.sqlite")
+def book(tmp_path: Path) -> Iterator[Keys]:
+    with Keys(tmp_path / "guard" / "keys.sqlite") as made:
+        yield made
 
 
 def why(book: Keys, token: str, now: float) -> str:
@@ -59,7 +62,8 @@ def test_only_the_digest_is_on_disk_and_only_the_owner_reads_it(book: Keys, tmp_
 def test_a_file_that_others_may_read_is_closed_to_them(book: Keys) -> None:
     book.close()
     book.path.chmod(0o644)
-    Keys(book.path).close()
+    with Keys(book.path):
+        pass
     assert book.path.stat().st_mode & 0o777 == 0o600
 
 
@@ -176,7 +180,8 @@ def test_many_hands_make_keys_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for done in pool.map(lambda _: subprocess.run(command, capture_output=True, text=True, timeout=60), range(4)):
             assert done.returncode == 0, done.stderr
-    made = Keys(tmp_path / "guard" / "keys.sqlite").list()
+    with Keys(tmp_path / "guard" / "keys.sqlite") as book:
+        made = book.list()
     assert sorted(k.principal for k in made) == sorted(f"acme-{i}" for i in range(1, 41))
 
 
@@ -216,7 +221,7 @@ def run(*args: object) -> Result:
 
 def test_keys_are_made_listed_rotated_and_revoked_by_hand(tmp_path: Path) -> None:
     _, path = write_manifest(tmp_path)
-    assert run("list", path, "--json").output == "[]\n"
+    assert "no keys yet" in run("list", path, "--json").stderr
     assert not (tmp_path / "guard").exists()
     made = run("add", path, "--tier", "standard", "--party", "acme", "--expires", "2130-12-31", "--note", "pilot")
     assert made.exit_code == 0
@@ -236,9 +241,8 @@ def test_keys_are_made_listed_rotated_and_revoked_by_hand(tmp_path: Path) -> Non
     table = run("list", path).output
     assert "revoked" in table
     assert "pilot" in table
-    with sqlite3.connect(tmp_path / "guard" / "keys.sqlite") as db:
+    with closing(sqlite3.connect(tmp_path / "guard" / "keys.sqlite")) as db:
         digests = [digest.hex() for (digest,) in db.execute("SELECT hash FROM secrets")]
-    db.close()
     assert len(digests) == 2
     for hidden in (*digests, token[12:], fresh[12:]):
         assert hidden not in table + listed.output
@@ -250,7 +254,8 @@ def test_keys_are_made_listed_rotated_and_revoked_by_hand(tmp_path: Path) -> Non
         (("add", "--tier", "standrad"), "did you mean 'standard'"),
         (("add", "--tier", "standard", "--expires", "soon"), "--expires is a day"),
         (("add", "--tier", "standard", "--expires", "2020-01-01"), "expired already"),
-        (("rotate", "00000000", "--overlap", "-1h"), "no keys yet"),
+        (("rotate", "00000000", "--overlap=-1h"), "--overlap is a number"),
+        (("rotate", "00000000"), "no keys yet"),
         (("revoke", "00000000"), "no keys yet"),
     ],
 )

@@ -117,6 +117,12 @@ class Keys:
             raise KeysError(f"{self.path}: written by another version of Understudy; upgrade this one")
         self._version = self._pragma("data_version")
 
+    def __enter__(self) -> Keys:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()

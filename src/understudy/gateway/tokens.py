@@ -50,7 +50,6 @@ def read_keys(body: bytes, algorithms: list[str]) -> KeySet:
     by mistake.
     """
     from jwt import PyJWK
-    from jwt.exceptions import PyJWTError
 
     if len(body) > LARGEST_SET:
         raise ValueError(f"larger than {LARGEST_SET:,} bytes")
@@ -64,17 +63,19 @@ def read_keys(body: bytes, algorithms: list[str]) -> KeySet:
         raise ValueError("holds a private or shared key; serve public keys only, and replace that key")
     found: dict[tuple[str | None, str], PyJWK] = {}
     for jwk in listed:
-        kid, kind = jwk.get("kid"), (jwk.get("kty"), jwk.get("crv") if jwk.get("kty") != "RSA" else None)
-        if not isinstance(kid, str | None) or not all(isinstance(x, str | None) for x in kind):
+        kid, kty, crv, use, bound = said = [jwk.get(name) for name in ("kid", "kty", "crv", "use", "alg")]
+        ops = jwk.get("key_ops", ["verify"])
+        if not all(isinstance(x, str | None) for x in said) or use not in {None, "sig"} or not isinstance(ops, list):
             continue
-        if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
-            continue
-        for algorithm in _KINDS.get(kind, set()) & set(algorithms) & {jwk.get("alg") or a for a in algorithms}:
+        fitting = _KINDS.get((kty, None if kty == "RSA" else crv), set()) & set(algorithms)
+        for algorithm in fitting if "verify" in ops else ():
+            if bound not in {None, algorithm}:
+                continue
             try:
                 key = PyJWK(jwk, algorithm)
-            except (PyJWTError, ValueError, TypeError, KeyError):
+            except Exception:  # whatever is wrong with it, it is no key
                 break
-            if kind[0] != "RSA" or key.key.key_size >= 2048:
+            if kty != "RSA" or key.key.key_size >= 2048:
                 found.setdefault((kid, algorithm), key)
     return found
 
