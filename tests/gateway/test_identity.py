@@ -29,7 +29,7 @@ class Gate:
         manifest, self.path = write_manifest(folder, identity, unauthenticated)
         self.keys = Keys(path_of(manifest, self.path))
         self.ahead = 0.0
-        self.who = Identity(manifest, self.path, lambda: time.time() + self.ahead)
+        self.who = Identity(manifest, folder, Keys(self.keys.path), lambda: time.time() + self.ahead)
 
     def ask(self, *headers: tuple[str, str | bytes], client: str | None = "192.0.2.7") -> Caller:
         sent = [(n.encode(), v if isinstance(v, bytes) else v.encode()) for n, v in headers]
@@ -248,7 +248,7 @@ def test_a_contradictory_identity_section_is_refused(
 ) -> None:
     manifest, path = write_manifest(tmp_path, identity, unauthenticated)
     with pytest.raises(ManifestError, match=message):
-        Identity(manifest, path)
+        Identity(manifest, tmp_path, Keys(path_of(manifest, path)))
 
 
 # Laws

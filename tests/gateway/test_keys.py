@@ -190,7 +190,7 @@ def test_a_running_gateway_notices_a_revocation_by_another_process(tmp_path: Pat
     book = Keys(path_of(manifest, path))
     token = book.add("standard", "acme")
     book.close()
-    who = Identity(manifest, path)
+    who = Identity(manifest, tmp_path, Keys(path_of(manifest, path)))
     headers = [(b"x-api-key", token.encode())]
     assert who.resolve(headers, None).principal == "key:acme-1"
     revoking = subprocess.Popen([sys.executable, "-m", "understudy", "keys", "revoke", str(path), token[3:11]])
@@ -241,7 +241,7 @@ def test_keys_are_made_listed_rotated_and_revoked_by_hand(tmp_path: Path) -> Non
     table = run("list", path).output
     assert "revoked" in table
     assert "pilot" in table
-    with closing(sqlite3.connect(tmp_path / "guard" / "keys.sqlite")) as db:
+    with closing(sqlite3.connect(tmp_path / "guard" / "risk-score" / "keys.sqlite")) as db:
         digests = [digest.hex() for (digest,) in db.execute("SELECT hash FROM secrets")]
     assert len(digests) == 2
     for hidden in (*digests, token[12:], fresh[12:]):

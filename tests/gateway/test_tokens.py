@@ -44,6 +44,7 @@ from understudy.errors import ManifestError, Unauthenticated
 from understudy.gateway import identity as room
 from understudy.gateway import tokens
 from understudy.gateway.identity import Caller, Identity
+from understudy.gateway.keys import Keys, path_of
 
 
 class Desk:
@@ -52,7 +53,7 @@ class Desk:
     def __init__(self, folder: Path, **part: Any) -> None:
         manifest, path = write_manifest(folder, jwt_part(folder, **part))
         self.ahead, self.verified = 0.0, 0
-        self.who = Identity(manifest, path, lambda: time.time() + self.ahead)
+        self.who = Identity(manifest, folder, Keys(path_of(manifest, path)), lambda: time.time() + self.ahead)
         assert self.who._tokens is not None
         self.tokens = self.who._tokens
 
@@ -306,7 +307,7 @@ def test_a_key_set_that_is_no_use_is_refused_at_the_start(tmp_path: Path, where:
     part = {"jwks": where, "issuer": ISSUER, "audience": AUDIENCE}
     manifest, path = write_manifest(tmp_path, {"jwt": part})
     with pytest.raises(ManifestError, match=r"guard\.identity\.jwt\.jwks") as caught:
-        Identity(manifest, path)
+        Identity(manifest, tmp_path, Keys(path_of(manifest, path)))
     assert private["d"] not in str(caught.value)
 
 

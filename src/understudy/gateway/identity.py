@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from understudy.errors import KeysError, ManifestError, Unauthenticated
-from understudy.gateway.keys import Keys, name_fits, path_of
+from understudy.gateway.keys import Keys, name_fits
 from understudy.gateway.tokens import Tokens
 from understudy.manifest import GuardPart, Manifest, Trusted
+
+__all__ = ["Caller", "Identity", "Unauthenticated"]
 
 LARGEST_TOKEN = 8192  # bytes
 REMEMBERED = 65_536  # keys, tokens and addresses at most, each
@@ -65,15 +67,23 @@ class _Lately(Generic[V]):
 class Identity:
     """Tells callers apart, as one manifest says. One per worker process, made after the fork; `close` it.
 
-    `path`: the manifest's file, whose folder holds what it names. `clock` gives seconds since 1970. Raises
-    ManifestError where the identity section contradicts itself, and KeysError where the key database is no use.
+    `base`: the manifest's folder, where a key set's file is. `keys` is closed with it, and also where this raises
+    ManifestError: where the identity section contradicts itself. `clock` gives seconds since 1970.
     """
 
-    def __init__(self, manifest: Manifest, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, manifest: Manifest, base: Path, keys: Keys, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        try:
+            self._prepare(manifest, base)
+        except BaseException:
+            keys.close()
+            raise
+        self._clock, self._next = clock, 0.0
+
+    def _prepare(self, manifest: Manifest, base: Path) -> None:
         part = (manifest.guard or GuardPart()).identity
         self._tiers = _tiers(manifest)
         self._open_tier = next((tier.id for tier in manifest.tiers if tier.unauthenticated), None)
-        self._clock, self._next = clock, 0.0
         self._key_header = part.key_header.lower().encode()
         self._jwt, self._trusted = part.jwt, part.trusted
         self._networks = _networks(part.trusted)
@@ -84,12 +94,7 @@ class Identity:
         self._by_key: _Lately[tuple[Caller, float]] = _Lately()
         self._by_token: _Lately[tuple[Caller, float]] = _Lately()
         self._by_address: _Lately[tuple[bool, str | None]] = _Lately()
-        self._keys = Keys(path_of(manifest, path), wait_s=0.25)
-        try:
-            self._tokens = Tokens(part.jwt, path.parent) if part.jwt else None
-        except BaseException:
-            self._keys.close()
-            raise
+        self._tokens = Tokens(part.jwt, base) if part.jwt else None
         self._signed_by = self._tokens.jwks.keys if self._tokens else None
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +36,7 @@ CREATE INDEX by_key ON secrets(id);
 _COLUMNS = "k.id, k.principal, k.party, k.tier, k.audit, k.created, k.expires, k.revoked, k.rotated, k.note"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """What is known of a key; never its secret. Times are seconds since 1970, None = not, or never."""
 
     id: str
@@ -73,8 +71,8 @@ def name_fits(text: str) -> bool:
 
 
 def path_of(manifest: Manifest, file: Path) -> Path:
-    """Where the keys of a manifest are, which was read from `file`."""
-    return file.parent / (manifest.guard or GuardPart()).folder / "keys.sqlite"
+    """Where the keys of a manifest are that was read from `file`: in its endpoint's part of the guard folder."""
+    return file.resolve().parent / (manifest.guard or GuardPart()).folder / manifest.metadata.id / "keys.sqlite"
 
 
 class Keys:
