@@ -123,7 +123,11 @@ def test_rotation_overlaps_as_long_as_was_said_and_no_longer(book: Keys) -> None
     third = book.rotate(first[3:11], 10, now=NOW + 1)  # the first secret's overlap is cut short, never drawn out
     assert [why(book, t, NOW + 11) for t in (first, second)] == ["rotated key"] * 2
     assert book.get(first[3:11]).overlap == NOW + 11
+    fourth = book.rotate(first[3:11], 1000, now=NOW + 2)
+    assert [why(book, t, NOW + 11) for t in (first, second)] == ["rotated key"] * 2
+    assert book.lookup(third.encode(), NOW + 11).until == NOW + 1002
     book.rotate(first[3:11], 0, now=NOW + 2)
+    assert why(book, fourth, NOW + 2) == "rotated key"
     assert why(book, third, NOW + 2) == "rotated key"
     fresh = book.rotate(first[3:11], 1000, now=NOW + 50)
     assert why(book, first, NOW + 50) == "unknown key"  # ended secrets are forgotten at the next rotation
