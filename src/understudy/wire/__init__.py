@@ -13,10 +13,10 @@ everybody; a field that nobody read goes nowhere, and `Asked.wider` says so. Num
 beyond 2^53 are rounded, numbers beyond float64 refused, and NaN and infinities with them.
 """
 
-from understudy.wire._codec import Asked, Card, Client, Codec, Message, RequestError, Routes
+from understudy.wire._codec import Asked, Card, Client, Codec, Message, RequestError
 from understudy.wire._encoding import decoded
 
-__all__ = ["CATALOG", "Asked", "Card", "Client", "Codec", "Message", "RequestError", "Routes", "decoded"]
+__all__ = ["CATALOG", "Asked", "Card", "Client", "Codec", "Message", "RequestError", "decoded"]
 
 CATALOG = {
     "bentoml": "understudy.wire.generic:BentoML",

@@ -47,22 +47,12 @@ class Asked:
 
 
 class Card(NamedTuple):
-    """What an endpoint says of itself to one tier. No version unless the manifest wants it told."""
+    """What an endpoint says of itself: `version` None where the manifest tells none, `shape` of one input."""
 
     name: str
+    version: str | None
     shape: tuple[int, ...]
     exposure: Exposure
-    version: str | None = None
-
-
-class Routes(NamedTuple):
-    """What GET answers beside an inference route, by path, from the card alone; never asked of the upstream.
-
-    `health` is the same for everybody and says nothing of the model; `about` depends on the tier.
-    """
-
-    health: Mapping[str, Message]
-    about: Mapping[str, Message]
 
 
 class Client(Protocol):
@@ -82,13 +72,16 @@ class Codec(Client, Protocol):
         """A customer's request; header names in lower case, `shape` of one input. Raises RequestError, nothing else."""
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
-        """The answer to a customer, built from released answers alone; withheld entries are written as 0."""
+        """The answer to a customer: all of `answers`, and nothing else; withheld entries are written as 0."""
 
     def error(self, status: int, message: str) -> Message:
         """The protocol's own shape of an error."""
 
-    def routes(self, path: str, card: Card) -> Routes:
-        """What goes with the inference route `path`. Raises UsageError where `path` is none of this protocol's."""
+    def routes(self, path: str, card: Card) -> dict[str, Message]:
+        """What GET answers beside the inference route `path`, by path: health and metadata, from the card alone.
+
+        Nothing where the path is not one of the protocol's own; raises UsageError where it is, and not for inference.
+        """
 
 
 def unread(given: Mapping[str, Any], known: frozenset[str], where: str = "") -> list[str]:

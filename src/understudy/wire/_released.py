@@ -9,13 +9,12 @@ import numpy as np
 
 from understudy.errors import UsageError
 from understudy.types import Answers, Array, Floats, Signal
-from understudy.wire._codec import Asked
 
 Single = Literal["flat", "column"] | None
 
 
-def columns(asked: Asked, answers: Answers, classes: Sequence[str], single: Single) -> dict[Signal, Any]:
-    """What is to be written, by signal: what was released, and of that what was asked for.
+def columns(answers: Answers, classes: Sequence[str], single: Single) -> dict[Signal, Any]:
+    """What is to be written, by signal.
 
     A label is its index, or its name where there are names: a list of text. A score is float64, shape (n, outputs),
     0 where it is withheld; with `single`, one number per row where there are two classes or one value. Raises
@@ -23,8 +22,6 @@ def columns(asked: Asked, answers: Answers, classes: Sequence[str], single: Sing
     """
     made: dict[Signal, Any] = {}
     for signal in answers.values:
-        if asked.signals is not None and signal not in asked.signals:
-            continue
         value = answers.values[signal]
         if signal is Signal.LABEL:
             made[signal] = _named(value, classes, answers.outputs) if classes else np.ascontiguousarray(value, np.int64)

@@ -6,7 +6,6 @@ names stand for that row's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from jmespath.exceptions import JMESPathError
 from understudy.errors import UsageError
 from understudy.wire._codec import shown
 
+Path = tuple[str | int | None, ...]
 MISSING = object()  # a name that stands for nothing: what holds it is left out
 
 
@@ -35,29 +35,33 @@ def fill(part: Any, names: Mapping[str, Any], rows: Mapping[str, Sequence[Any]])
     return part
 
 
-def place(part: Any, name: str) -> str | None:
-    """Where `name` stands in a template, as a JMESPath expression; None where it does not."""
-    return next(_places(part, name), None)
-
-
-def _places(part: Any, name: str) -> Iterator[str]:
+def place(part: Any, name: str) -> Path | None:
+    """Where `name` stands in a template: keys and indices, None for every row; or None where it does not."""
     if isinstance(part, str):
-        if part == name:
-            yield "@"
-    elif isinstance(part, Mapping):
-        for key, value in part.items():
-            for inner in _places(value, name):
-                yield _join("[*]" if key == "$rows" else json.dumps(key), inner)
-    elif isinstance(part, list | tuple):
-        for i, value in enumerate(part):
-            for inner in _places(value, name):
-                yield _join(f"[{i}]", inner)
+        return () if part == name else None
+    if isinstance(part, Mapping):
+        steps: list[tuple[Any, Any]] = [(None if key == "$rows" else key, value) for key, value in part.items()]
+    else:
+        steps = list(enumerate(part)) if isinstance(part, list | tuple) else []
+    for step, value in steps:
+        inner = place(value, name)
+        if inner is not None:
+            return (step, *inner)
+    return None
 
 
-def _join(outer: str, inner: str) -> str:
-    if inner == "@":
-        return outer
-    return outer + inner if inner.startswith("[") else f"{outer}.{inner}"
+def follow(path: Path, value: Any) -> Any:
+    """What is at a place, of every row where the place is in rows. Raises ValueError where there is nothing."""
+    for i, step in enumerate(path):
+        if step is None:
+            if not isinstance(value, list):
+                raise ValueError("not a list of rows")
+            return [follow(path[i + 1 :], row) for row in value]
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            raise ValueError(f"no {step!r}") from None
+    return value
 
 
 def beyond(part: Any, given: Any, where: str = "") -> Iterator[str]:

@@ -33,14 +33,13 @@ def unpack(datatype: str, body: bytes, start: int, count: int) -> Floats:
 
     NaN and infinities are let through.
     """
-    found = np.frombuffer(body, DTYPES[datatype], count, start)
+    found: Array = np.frombuffer(body, DTYPES[datatype], count, start)
     if datatype == "BOOL":
-        return (found != 0).astype(np.float64)
-    if datatype == "BF16":
-        wide: Array = found.astype(np.uint32) << 16
-        return wide.view(np.float32).astype(np.float64)
+        found = found != 0
+    elif datatype == "BF16":
+        found = (found.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        return found.astype(np.float64)
+        return np.asarray(found, np.float64)
 
 
 def cast(x: Floats, datatype: str) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 from understudy.errors import AnswerError, UsageError
 from understudy.types import Answers, Floats, Signal
 from understudy.wire import _json, _released, _template
-from understudy.wire._codec import Asked, Card, Message, RequestError, Routes, noted
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted
 
 _ASKING = tuple(
     f"x-amzn-sagemaker-{name}"
@@ -58,7 +58,7 @@ class GenericJson:
 
     def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
         """The body with the inputs put in. Raises UsageError where it has room for one row and there are more."""
-        if self._row is not None and "[*]" not in self._row and len(inputs) != 1:
+        if self._row is not None and None not in self._row and len(inputs) != 1:
             raise UsageError(f'json: the body has "$input", one row, and {len(inputs)} were asked: set target.batch: 1')
         names = {"$inputs": inputs, "$input": inputs[0] if len(inputs) else inputs}
         return Message(_json.write(_template.fill(self.body, names, {"$input": inputs.tolist()} if self._row else {})))
@@ -67,16 +67,17 @@ class GenericJson:
         """What stands where the signals should. Raises AnswerError, or UsageError for a signal without a place."""
         answer, raw = _json.read(message), message.body
         if not self.paths and self._answers is not None:
-            found = self._find(self._answers, answer, "the answers", raw)
-            return _json.by_signal(found, signals, self.fields, self.classes, raw)
+            return _json.by_signal(_at(self._answers, answer, "answers", raw), signals, self.fields, self.classes, raw)
         arrays = {}
         for signal in signals:
-            path = self.paths.get(signal.value) or (None if self.paths else self._places[signal])
+            path: str | _template.Path | None = self.paths.get(signal.value)
+            if not self.paths:
+                path = self._places[signal]
             if path is None:
                 raise UsageError(
                     f"json: no path is given for {signal.value} (paths: {', '.join(self.paths) or 'none'})"
                 )
-            value = self._find(path, answer, signal.value, raw)
+            value = _at(path, answer, signal.value, raw)
             value = [value] if n == 1 and not isinstance(value, list) else value
             if n == 1 and signal is not Signal.LABEL and value and not isinstance(value[0], list):
                 value = [value]  # one row, given as a plain list
@@ -86,21 +87,19 @@ class GenericJson:
     def parse(self, body: bytes, headers: Mapping[str, str], shape: tuple[int, ...]) -> Asked:
         """A customer's request. Raises RequestError."""
         request = _json.value(body, headers)
-        path = self.inputs or self._whole or self._row or "@"
+        path = self._whole if self._row is None else self._row
         try:
-            data = _template.find(path, request)
+            data = _template.find(self.inputs, request) if self.inputs else _template.follow(path or (), request)
         except ValueError:
-            data = None
-        if data is None:
-            raise RequestError(400, "the body has no inputs where they belong")
-        if self.inputs is None and self._whole is None and "[*]" not in path:
+            raise RequestError(400, "the body has no inputs where they belong") from None
+        if not self.inputs and self._row is not None and None not in self._row:
             data = [data]
         wider = [*islice(_template.beyond(self.body, request), 64), *(name for name in _ASKING if name in headers)]
         return Asked(_json.rows(data, shape), None, noted(wider, headers))
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """The answer's template with what was released put in."""
-        made = _released.columns(asked, answers, self.classes, self.single)
+        made = _released.columns(answers, self.classes, self.single)
         names: dict[str, Any] = {f"${s.value}": made.get(s, _template.MISSING) for s in Signal}
         rows = {}
         if self._by_row:
@@ -116,40 +115,30 @@ class GenericJson:
         """`{"error": message}`."""
         return Message(_json.write({"error": message}))
 
-    def routes(self, path: str, card: Card) -> Routes:
+    def routes(self, path: str, card: Card) -> dict[str, Message]:
         """The `health` paths beside the inference route."""
         folder = path.rpartition("/")[0]
-        return Routes({folder + name: Message(b"", {"content-type": "text/plain"}) for name in self.health}, {})
+        return {folder + name: Message(b"", {"content-type": "text/plain"}) for name in self.health}
 
     @cached_property
-    def _whole(self) -> str | None:
+    def _whole(self) -> _template.Path | None:
         return _template.place(self.body, "$inputs")
 
     @cached_property
-    def _row(self) -> str | None:
+    def _row(self) -> _template.Path | None:
         return _template.place(self.body, "$input")
 
     @cached_property
-    def _answers(self) -> str | None:
+    def _answers(self) -> _template.Path | None:
         return _template.place(self.answer, "$answers")
 
     @cached_property
-    def _places(self) -> dict[Signal, str | None]:
+    def _places(self) -> dict[Signal, _template.Path | None]:
         return {signal: _template.place(self.answer, f"${signal.value}") for signal in Signal}
 
     @cached_property
     def _by_row(self) -> bool:
-        return any("[*]" in (path or "") for path in self._places.values())
-
-    @staticmethod
-    def _find(path: str, answer: Any, what: str, raw: bytes) -> Any:
-        try:
-            value = _template.find(path, answer)
-        except ValueError as error:
-            raise AnswerError(f"{what}: {path!r} cannot be followed in the answer: {error}", raw) from None
-        if value is None:
-            raise AnswerError(f"{what}: nothing at {path!r} in the answer", raw)
-        return value
+        return any(None in (path or ()) for path in self._places.values())
 
 
 @dataclass(frozen=True)
@@ -179,3 +168,15 @@ class BentoML(GenericJson):
     body: Any = field(default_factory=lambda: {"input_data": "$inputs"})
     answer: Any = "$answers"
     health: tuple[str, ...] = ("/healthz", "/livez", "/readyz")
+
+
+def _at(path: str | _template.Path, answer: Any, what: str, raw: bytes) -> Any:
+    """What an expression finds in an answer, or what is at a template's place. Raises AnswerError."""
+    named = repr(path) if isinstance(path, str) else "its place"
+    try:
+        value = _template.find(path, answer) if isinstance(path, str) else _template.follow(path, answer)
+    except ValueError as error:
+        raise AnswerError(f"{what}: {named} cannot be followed in the answer: {error}", raw) from None
+    if value is None:
+        raise AnswerError(f"{what}: nothing at {named} in the answer", raw)
+    return value

@@ -11,9 +11,9 @@ from typing import Any
 from understudy.errors import UsageError
 from understudy.types import Answers, Floats, Signal
 from understudy.wire import _json, _released
-from understudy.wire._codec import Asked, Card, Message, RequestError, Routes, noted, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, unread
 
-_ROUTE = re.compile(r"(?P<root>.*)/v1/models/(?P<name>[^/:]+)(?P<version>/versions/[^/:]+)?:predict")
+_ROUTE = re.compile(r"(?P<root>.*)/v1/models/(?P<name>[^/:]+)(?P<version>/versions/[^/:]+)?:(?P<verb>[^/:]+)")
 _REQUEST = frozenset({"instances", "inputs", "signature_name"})
 
 
@@ -68,7 +68,7 @@ class KServeV1:
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """`{"predictions": rows}`, or `{"outputs": columns}` to a columnar request."""
-        made = _released.columns(asked, answers, self.classes, self.single)
+        made = _released.columns(answers, self.classes, self.single)
         if asked.form == "inputs":
             return Message(_json.write({"outputs": _released.named(made, self.fields)}))
         return Message(_json.write({"predictions": _released.rows(made, self.fields)}))
@@ -77,18 +77,20 @@ class KServeV1:
         """`{"error": message}`."""
         return Message(_json.write({"error": message}))
 
-    def routes(self, path: str, card: Card) -> Routes:
-        """The model's status, for /v1/models/{name}:predict under any root. Raises UsageError."""
+    def routes(self, path: str, card: Card) -> dict[str, Message]:
+        """The model's status, for /v1/models/{name}:predict under any root. Raises UsageError for another verb."""
         found = _ROUTE.fullmatch(path)
         if found is None:
-            raise UsageError(f"kserve-v1: {path!r} is not an inference route (/v1/models/NAME:predict)")
+            return {}
+        if found["verb"] != "predict":
+            raise UsageError(f"kserve-v1: :{found['verb']} is not inference; only :predict is served")
         status: dict[str, Any] = {"name": card.name, "ready": True}
         if card.version:
             fine = {"error_code": "OK", "error_message": ""}
             status["model_version_status"] = [{"version": card.version, "state": "AVAILABLE", "status": fine}]
         model = f"{found['root']}/v1/models/{found['name']}"
         about = Message(_json.write(status))
-        return Routes({}, dict.fromkeys({model, model + (found["version"] or "")}, about))
+        return dict.fromkeys({model, model + (found["version"] or "")}, about)
 
 
 def _unnamed(data: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from understudy.errors import UsageError
 from understudy.types import Answers, Floats, Signal
 from understudy.wire import _json, _released
-from understudy.wire._codec import JSON, Asked, Card, Message, RequestError, Routes, noted, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, unread
 
 _FORMS = frozenset({"inputs", "instances", "dataframe_split", "dataframe_records"})
 _FRAME = frozenset({"columns", "index", "data"})
@@ -81,7 +81,7 @@ class MlflowInvocations:
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """`{"predictions": rows}`."""
-        made = _released.columns(asked, answers, self.classes, self.single)
+        made = _released.columns(answers, self.classes, self.single)
         return Message(_json.write({"predictions": _released.rows(made, self.fields)}))
 
     def error(self, status: int, message: str) -> Message:
@@ -89,15 +89,15 @@ class MlflowInvocations:
         code = _CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
         return Message(_json.write({"error_code": code, "message": message}))
 
-    def routes(self, path: str, card: Card) -> Routes:
-        """/ping and /health, and /version where it is told, beside /invocations. Raises UsageError."""
+    def routes(self, path: str, card: Card) -> dict[str, Message]:
+        """/ping and /health, and /version where it is told, beside /invocations."""
         if not path.endswith("/invocations"):
-            raise UsageError(f"mlflow: {path!r} is not an inference route (/invocations)")
-        root, fine = path.removesuffix("/invocations"), Message(b"\n", JSON)
-        about = (
+            return {}
+        root, fine = path.removesuffix("/invocations"), Message(b"\n")
+        told = (
             {f"{root}/version": Message(card.version.encode(), {"content-type": "text/plain"})} if card.version else {}
         )
-        return Routes({f"{root}/ping": fine, f"{root}/health": fine}, about)
+        return {f"{root}/ping": fine, f"{root}/health": fine, **told}
 
     def _frame(self, frame: Any, wider: list[str]) -> Any:
         """Rows of `{"columns": [...], "data": [[...]]}`, in the order of the endpoint's columns."""

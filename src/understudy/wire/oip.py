@@ -14,7 +14,7 @@ import numpy as np
 from understudy.errors import AnswerError, UsageError
 from understudy.types import Answers, Array, Floats, Signal
 from understudy.wire import _json, _released, _tensor
-from understudy.wire._codec import Asked, Card, Message, RequestError, Routes, noted, shown, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, shown, unread
 
 _NAMES = {"probabilities": "predict_proba", "label": "predict", "value": "predict", "logits": "decision_function"}
 _ROUTE = re.compile(r"(?P<root>.*)/v2/models/(?P<name>[^/]+)(?P<version>/versions/[^/]+)?/infer")
@@ -108,8 +108,8 @@ class OpenInference:
         return Asked(x, None if named is None else frozenset(named), noted(wider, headers), _echo(request), as_bytes)
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
-        """One tensor per released signal that was asked for, `model_name`, and the request's `id`."""
-        made = _released.columns(asked, answers, self.classes, self.single)
+        """One tensor per released signal, `model_name`, and the request's `id`."""
+        made = _released.columns(answers, self.classes, self.single)
         outputs, tail = [], list[bytes]()
         for signal, column in made.items():
             tensor: dict[str, Any] = {"name": self._tensors[signal]}
@@ -135,11 +135,11 @@ class OpenInference:
         """`{"error": message}`."""
         return Message(_json.write({"error": message}))
 
-    def routes(self, path: str, card: Card) -> Routes:
-        """Server and model metadata and health, for /v2/models/{name}/infer under any root. Raises UsageError."""
+    def routes(self, path: str, card: Card) -> dict[str, Message]:
+        """Server and model metadata and health, for /v2/models/{name}/infer under any root."""
         found = _ROUTE.fullmatch(path)
         if found is None:
-            raise UsageError(f"open-inference: {path!r} is not an inference route (/v2/models/NAME/infer)")
+            return {}
         root, model = found["root"] + "/v2", f"{found['root']}/v2/models/{found['name']}"
         versions = {"versions": [card.version]} if card.version else {}
         outputs = []
@@ -156,10 +156,13 @@ class OpenInference:
         ready = Message(_json.write({"name": card.name, "ready": True}))
         names = {model, model + (found["version"] or "")}
         health = {f"{root}/health/live": Message(b'{"live":true}'), f"{root}/health/ready": Message(b'{"ready":true}')}
-        return Routes(
-            {**health, **{f"{name}/ready": ready for name in names}},
-            {root: Message(_json.write(server)), **{name: Message(_json.write(about)) for name in names}},
-        )
+        described = Message(_json.write(about))
+        return {
+            root: Message(_json.write(server)),
+            **health,
+            **{f"{name}/ready": ready for name in names},
+            **dict.fromkeys(names, described),
+        }
 
     @cached_property
     def _tensors(self) -> dict[Signal, str]:
