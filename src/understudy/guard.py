@@ -151,13 +151,19 @@ class Grant:
 def release(grant: Grant, inputs: Floats, answers: Answers, principal: str) -> Answers:
     """The answers as one principal receives them: reduced, and nothing that is not granted.
 
-    A granted label that the upstream does not name is worked out from its scores before they are reduced. What a
-    defence raises goes to the caller, who closes the answer (`closed`).
+    A granted label that the upstream does not name is worked out from its scores before they are reduced. Where only
+    the largest probabilities are granted, one that is zero counts as withheld: protocols write both as 0, and an audit
+    in process is to see what a customer sees. What a defence raises goes to the caller, who closes the answer
+    (`closed`).
     """
     if Signal.LABEL in grant.exposure.grains and Signal.LABEL not in answers:
         answers = answers.replace(Signal.LABEL, answers.labels())
     for defence in grant.defences:
         answers = defence.apply(inputs, answers, principal)
+    grain = grant.exposure.grains.get(Signal.PROBABILITIES)
+    if grain is not None and grain.top_k is not None and Signal.PROBABILITIES in answers:
+        p = answers[Signal.PROBABILITIES]
+        answers = answers.replace(Signal.PROBABILITIES, p, answers.mask(Signal.PROBABILITIES) & (p != 0))
     return answers.only(grant.exposure.signals)
 
 

@@ -56,16 +56,20 @@ def checked(raw: Mapping[str, Any], n: int, exposure: Exposure) -> Answers:
     """Raw arrays as Answers, held against what was asked for: every declared signal, `n` rows, the class count.
 
     A binary score (n,) or (n, 1) becomes (n, 2). Scores outside [0, 1] are let through as they are (an attack
-    recognises logits that are called probabilities); rows inside [0, 1] must sum to one. Raises AnswerError.
+    recognises logits that are called probabilities); rows inside [0, 1] must sum to one. Of a score of which only the
+    largest entries are shown, a zero is an entry that is withheld: nobody can tell the two apart. Raises AnswerError.
     """
     values: dict[Signal, Any] = {}
+    present: dict[Signal, Any] = {}
     for signal, grain in exposure.grains.items():
         if signal not in raw and signal.value not in raw:
             got = ", ".join(map(str, raw)) or "nothing"
             raise AnswerError(f"{signal.value} was asked for and not answered (answered: {got})")
         value = raw.get(signal, raw.get(signal.value))
         values[signal] = _one(signal, value, n, exposure.outputs, grain)
-    return Answers(values, exposure.outputs)
+        if grain.top_k is not None and signal is not Signal.LABEL:
+            present[signal] = values[signal] != 0
+    return Answers(values, exposure.outputs, present)
 
 
 def _one(signal: Signal, value: Any, n: int, outputs: int, grain: Grain) -> Any:

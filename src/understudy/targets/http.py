@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -17,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from understudy.errors import AnswerError, InputError, TargetError
 from understudy.targets.callable import checked, nothing
-from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
+from understudy.types import Answers, Ask, Exposure, Space
+from understudy.wire import Client, Message
 
 _AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT = 120.0  # seconds that a server may ask us to wait
@@ -33,16 +33,6 @@ _HINTS = {
 }
 
 
-class Codec(Protocol):
-    """A protocol's client side (`understudy.wire`)."""
-
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> bytes:
-        """The body to send."""
-
-    def answers(self, body: bytes, signals: frozenset[Signal], n: int) -> dict[str, Any]:
-        """Raw arrays by signal."""
-
-
 @dataclass(frozen=True, eq=False)
 class HttpTarget:
     """A prediction server. `url` is the whole inference route; `headers` may hold secrets and appear nowhere.
@@ -53,7 +43,7 @@ class HttpTarget:
     """
 
     url: str
-    codec: Codec
+    codec: Client
     exposure: Exposure
     space: Space
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -81,20 +71,20 @@ class HttpTarget:
         if self.max_rows is not None and len(x) > self.max_rows:
             raise InputError(f"{len(x)} rows in one request; this target takes {self.max_rows} (target.batch)")
         wanted = self.exposure.signals
-        body = self._ask(self.codec.request(x, wanted))
+        message = self._ask(self.codec.request(x, wanted))
         try:
-            answers = checked(self.codec.answers(body, wanted, len(x)), len(x), self.exposure)
+            answers = checked(self.codec.answers(message, wanted, len(x)), len(x), self.exposure)
         except AnswerError as error:
-            raise AnswerError(str(error), error.raw or body) from None
+            raise AnswerError(str(error), error.raw or message.body) from None
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)
 
-    def _ask(self, body: bytes) -> bytes:
-        """The answer's bytes, after as many attempts as are allowed."""
+    def _ask(self, message: Message) -> Message:
+        """The answer, after as many attempts as are allowed."""
         trouble = ""
         for attempt in range(self.retries + 1):
             self._pacer.wait()
             try:
-                status, headers, answer = self._once(body)
+                status, headers, answer = self._once(message)
             except urllib3.exceptions.SSLError:
                 raise TargetError(
                     f"{self._where}: its TLS certificate is not trusted; see target.http.ca_file"
@@ -103,7 +93,7 @@ class HttpTarget:
                 trouble, asked_to_wait = _broken(error), None
             else:
                 if 200 <= status < 300:
-                    return answer
+                    return Message(answer, {name.lower(): value for name, value in headers.items()})
                 if status not in _AGAIN:
                     raise TargetError(self._refused(status, headers, answer))
                 trouble, asked_to_wait = f"HTTP {status}", _retry_after(headers)
@@ -111,11 +101,19 @@ class HttpTarget:
                 self._rest(attempt, asked_to_wait)
         raise TargetError(f"{self._where}: {trouble}; given up after {self.retries + 1} attempts")
 
-    def _once(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        head = {"Content-Type": "application/json", "Accept": "application/json", **self.headers}
+    def _once(self, message: Message) -> tuple[int, Mapping[str, str], bytes]:
+        own = {name.lower() for name in self.headers}
+        head = {name: value for name, value in message.headers.items() if name not in own}
+        head |= {} if "accept" in own else {"accept": message.headers["content-type"]}
         timeout = urllib3.Timeout(connect=min(self.timeout_s, 10), read=self.timeout_s)
         response = self._pool.request(
-            "POST", self.url, body=body, headers=head, timeout=timeout, redirect=False, preload_content=False
+            "POST",
+            self.url,
+            body=message.body,
+            headers={**head, **self.headers},
+            timeout=timeout,
+            redirect=False,
+            preload_content=False,
         )
         try:
             answer = response.read(self.max_bytes + 1)

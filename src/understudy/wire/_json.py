@@ -1,81 +1,147 @@
-"""JSON as prediction servers speak it, read strictly: duplicate keys refused, bare NaN and Infinity understood."""
+"""JSON as prediction servers speak it: read by orjson, and by the standard library where a server writes NaN.
+
+Of a key given twice the last counts, here and in what is sent on: bodies are always written anew from what was read.
+"""
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from understudy.errors import AnswerError
-from understudy.types import Signal
+import numpy as np
+import orjson
+
+from understudy.errors import AnswerError, UsageError
+from understudy.types import Array, Floats, Signal
+from understudy.wire._codec import Message, RequestError
+
+_NOT_NUMBERS = "not a rectangular array of numbers (ragged rows, or text?)"
 
 
 def write(body: Any) -> bytes:
-    """Compact JSON; floats keep every digit."""
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-
-
-def read(body: bytes) -> Any:
-    """The JSON value of a body. Raises AnswerError that shows at most its first 60 characters."""
+    """Compact JSON; float64 keeps every digit; NaN and infinities become null. Raises UsageError."""
     try:
-        return json.loads(body, object_pairs_hook=_once)
-    except (UnicodeDecodeError, ValueError) as error:
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, RecursionError) as error:
+        raise UsageError(f"this cannot be written as JSON: {error}") from None
+
+
+def read(message: Message) -> Any:
+    """The JSON value of an answer, bare NaN and Infinity understood.
+
+    Raises AnswerError that shows at most the first 60 characters.
+    """
+    body = message.body
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         start = body[:60].decode("utf-8", "replace")
-        shown = "".join(c if c.isprintable() else " " for c in start).strip()
-        what = "HTML" if shown.lower().startswith(("<!doctype", "<html")) else "no JSON"
-        why = f": {error}" if isinstance(error, _Twice) else ""
-        raise AnswerError(f"the server answered {what}, or half an answer ({shown!r}){why}", body) from None
+        seen = "".join(c if c.isprintable() else " " for c in start).strip()
+        what = "HTML" if seen.lower().startswith(("<!doctype", "<html")) else "no JSON"
+        raise AnswerError(f"the server answered {what}, or half an answer ({seen!r})", body) from None
 
 
-class _Twice(ValueError):
-    """A key is given twice: which one counts is anybody's guess."""
+def asked(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object of a request. Raises RequestError."""
+    request = value(body, headers)
+    if type(request) is not dict:
+        raise RequestError(400, "the body is not a JSON object")
+    return request
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise _Twice("a key is given twice")
-    return made
+def value(body: bytes, headers: Mapping[str, str]) -> Any:
+    """The JSON value of a request; NaN, Infinity and numbers beyond float64 are refused. Raises RequestError."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        kind = headers.get("content-type", "json").lower()
+        if "json" not in kind and "octet-stream" not in kind:
+            raise RequestError(415, "send JSON, as application/json") from None
+        raise RequestError(400, "the body is not JSON (NaN and Infinity are none)") from None
 
 
-def member(value: Any, name: str, body: bytes, where: str = "the answer") -> Any:
+def rows(data: Any, shape: tuple[int, ...]) -> Floats:
+    """A request's rows, shape (n, *shape): lists of numbers, nothing else.
+
+    Text is never read as a number, and memory is taken only for what is there. Raises RequestError.
+    """
+    if not isinstance(data, list | tuple) or not data:
+        raise RequestError(400, "the inputs are not a list of rows")
+    level: Any = data
+    try:
+        for size in shape:
+            if set(map(len, level)) != {size}:
+                raise RequestError(400, f"each input must have shape {list(shape)}")
+            level = list(chain.from_iterable(level))
+        return np.frombuffer(array("d", level)).reshape(len(data), *shape)
+    except (TypeError, OverflowError):
+        raise RequestError(400, f"each input must be numbers in shape {list(shape)}") from None
+
+
+def numbers(value: Any, raw: bytes, what: str = "the answer") -> Floats:
+    """An answer's array of any shape; null is NaN. Raises AnswerError."""
+    try:
+        if type(value) is list and value and type(value[0]) is list:
+            size = len(value[0])
+            if set(map(len, value)) == {size}:
+                return np.frombuffer(array("d", list(chain.from_iterable(value)))).reshape(len(value), size)
+        elif type(value) is list:
+            return np.frombuffer(array("d", value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise AnswerError(f"{what}: {_NOT_NUMBERS}", raw) from None
+
+
+def member(value: Any, name: str, raw: bytes, where: str = "the answer") -> Any:
     """`value[name]`, or an AnswerError that lists what is there."""
     if not isinstance(value, Mapping) or name not in value:
-        there = ", ".join(list(value)[:8]) if isinstance(value, Mapping) else type(value).__name__
-        raise AnswerError(f"{where} has no {name!r} (it has: {there})", body)
+        there = ", ".join(key[:30] for key in list(value)[:6]) if isinstance(value, Mapping) else type(value).__name__
+        raise AnswerError(f"{where} has no {name!r} (it has: {there})", raw)
     return value[name]
 
 
 def by_signal(
-    rows: Any, signals: frozenset[Signal], fields: Mapping[str, str], classes: Sequence[str], body: bytes
-) -> dict[str, Any]:
+    found: Any, signals: frozenset[Signal], fields: Mapping[str, str], classes: Sequence[str], raw: bytes
+) -> dict[str, Array]:
     """Predictions as raw arrays: a list of rows, a list of objects, or an object of columns, picked by field name."""
-    if isinstance(rows, Mapping) or (isinstance(rows, list) and rows and isinstance(rows[0], Mapping)):
-        found = {}
+    if isinstance(found, Mapping) or (isinstance(found, list) and found and isinstance(found[0], Mapping)):
+        columns = {}
         for signal in signals:
             name = fields.get(signal.value, signal.value)
-            if isinstance(rows, Mapping):
-                column = member(rows, name, body)
+            if isinstance(found, Mapping):
+                column = member(found, name, raw)
             else:
-                column = [member(row, name, body, f"answer {i}") for i, row in enumerate(rows)]
-            found[signal.value] = indexed(column, classes, body) if signal is Signal.LABEL else column
-        return found
+                column = [member(row, name, raw, f"answer {i}") for i, row in enumerate(found)]
+            columns[signal.value] = column_of(signal, column, classes, raw)
+        return columns
     if len(signals) != 1:
         wanted = ", ".join(sorted(signals))
-        raise AnswerError(f"{wanted} were asked for, and the server answered one unnamed array", body)
+        raise AnswerError(f"{wanted} were asked for, and the server answered one unnamed array", raw)
     signal = next(iter(signals))
-    return {signal.value: indexed(rows, classes, body) if signal is Signal.LABEL else rows}
+    return {signal.value: column_of(signal, found, classes, raw)}
 
 
-def indexed(labels: Any, classes: Sequence[str], body: bytes) -> Any:
-    """Class names as indices, where the codec was given the names."""
-    if not classes or not isinstance(labels, list):
-        return labels
+def column_of(signal: Signal, column: Any, classes: Sequence[str], raw: bytes) -> Array:
+    """One signal's raw array: numbers, or class names as indices where the codec was given the names."""
+    if signal is not Signal.LABEL or not classes or not isinstance(column, list):
+        return numbers(column, raw, signal.value)
     place = {str(name): i for i, name in enumerate(classes)}
-    flat = [label[0] if isinstance(label, list) and len(label) == 1 else label for label in labels]
+    flat = [label[0] if isinstance(label, list) and len(label) == 1 else label for label in column]
+    if not all(isinstance(label, str | int | float) for label in flat):
+        raise AnswerError("label: not a list of class names", raw)
     unknown = next((label for label in flat if str(label) not in place), None)
     if unknown is not None:
         raise AnswerError(
-            f"label {str(unknown)[:40]!r} is not one of the {len(classes)} classes (classes changed?)", body
+            f"label {str(unknown)[:40]!r} is not one of the {len(classes)} classes (classes changed?)", raw
         )
-    return [place[str(label)] for label in flat]
+    return np.array([place[str(label)] for label in flat], np.int64)
