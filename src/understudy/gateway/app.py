@@ -30,8 +30,7 @@ from understudy.guard import closed, release
 from understudy.history import Row
 from understudy.targets.callable import checked
 from understudy.types import Answers, Floats, Signal
-from understudy.wire import Message, RequestError
-from understudy.wire.encoding import decoded
+from understudy.wire import Message, RequestError, decoded
 
 _JSON = {"content-type": "application/json"}
 

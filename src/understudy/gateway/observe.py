@@ -14,8 +14,7 @@ from understudy.gateway.upstream import Receive, Reply, Scope, TooSlow, Unreacha
 from understudy.guard import release
 from understudy.history import Row
 from understudy.targets.callable import checked
-from understudy.wire import Message
-from understudy.wire.encoding import decoded
+from understudy.wire import Message, decoded
 
 _HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",

@@ -12,8 +12,7 @@ from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import Receive
 from understudy.guard import Admission
 from understudy.types import Floats, Signal
-from understudy.wire import Asked, RequestError
-from understudy.wire.encoding import decoded
+from understudy.wire import Asked, RequestError, decoded
 
 #: Headers that say how a body is to be read; no other reaches a codec.
 READ = frozenset({b"content-type", b"content-encoding", b"accept", b"inference-header-content-length"})
