@@ -109,7 +109,8 @@ def principals(service: Service, request: Request) -> Any:
             key: {"day_used": u.day_used if now < u.day + 86_400 else 0, "month_used": u.month_used}
             for key, u in ledger.entries()
         }
-    return {"keys": [k._asdict() for k in Keys(service.folder / "keys.sqlite").list()], "used": used}
+    with Keys(service.folder / "keys.sqlite") as keys:
+        return {"keys": [key._asdict() for key in keys.list()], "used": used}
 
 
 def spend(service: Service, request: Request) -> Any:

@@ -17,13 +17,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from understudy.errors import AnswerError, HistoryError, ManifestError, UnderstudyError
+from understudy.errors import (
+    AnswerError,
+    HistoryError,
+    KeysError,
+    LedgerError,
+    ManifestError,
+    Unauthenticated,
+    UnderstudyError,
+)
 from understudy.gateway.desk import Desk
 from understudy.gateway.hooks import ADMIT, MIRROR, hook
-from understudy.gateway.identity import Caller, Unauthenticated
+from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import log, metrics
 from understudy.gateway.observe import observe
-from understudy.gateway.request import READ, Gone, Refused, clamped, over, parse, quota, read_body
+from understudy.gateway.request import AGAIN, READ, Gone, Refused, clamped, over, parse, quota, read_body
 from understudy.gateway.service import Served, Service, compile_service
 from understudy.gateway.upstream import App, Receive, Reply, Scope, Send, TooSlow, Unreachable
 from understudy.guard import closed, release
@@ -206,7 +214,10 @@ class Gateway:
         try:
             return desk.identity.resolve(scope["headers"], client[0] if client else None)
         except Unauthenticated as error:
-            raise Refused(401, str(error), "unauthenticated", {"www-authenticate": "Bearer"}) from None
+            raise Refused(401, str(error), f"unauthenticated: {error.why}", {"www-authenticate": "Bearer"}) from None
+        except KeysError as error:
+            log().error("keys cannot be looked up", endpoint=desk.service.id, reason=str(error))
+            raise Refused(503, "the service is not available; try again", "keys unavailable", AGAIN) from None
 
     async def _infer(
         self, desk: Desk, caller: Caller, scope: Scope, receive: Receive, number: str, started: float
@@ -218,7 +229,11 @@ class Gateway:
         asked, x = parse(service, body, headers)
         granted = clamped(service, tier, asked)
         holders, at = desk.holders(caller, tier), time.time()
-        admission = await desk.ledger.admit(holders, len(x))
+        try:
+            admission = await desk.ledger.admit(holders, len(x))
+        except LedgerError as error:
+            log().error("allowances cannot be counted", endpoint=service.id, reason=str(error))
+            raise Refused(503, "the service is not available; try again", "allowances unavailable", AGAIN) from None
         if not admission.admitted:
             raise over(admission)
         try:
@@ -327,9 +342,7 @@ async def _record(desk: Desk, row: Row) -> None:
     except HistoryError as error:
         log().error("an answer could not be recorded", endpoint=desk.service.id, reason=str(error))
         if desk.service.guard.logging.when_unavailable == "refuse":
-            raise Refused(
-                503, "the service is not available; try again", "record unavailable", {"retry-after": "2"}
-            ) from None
+            raise Refused(503, "the service is not available; try again", "record unavailable", AGAIN) from None
 
 
 def margin(answers: Answers) -> Floats | None:

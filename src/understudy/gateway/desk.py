@@ -47,7 +47,7 @@ class Desk:
         if old and keep:
             history.inputs = inputs
         ledger = old.ledger if old and keep else _ledger(service, state)
-        identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite"))
+        identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite", 0.25))
         card = Card(service.id, None, service.space.shape, service.exposure)
         return cls(
             service, identity, ledger, _upstream(service, app), history, service.codec.routes(service.route, card)

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from understudy.errors import HistoryError
+from understudy.errors import HistoryError, KeysError, Unauthenticated
 from understudy.gateway.desk import Desk
-from understudy.gateway.identity import Unauthenticated
 from understudy.gateway.metrics import metrics
 from understudy.gateway.request import READ, Refused, parse, read_body
 from understudy.gateway.upstream import Receive, Scope
@@ -30,7 +29,7 @@ async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Rec
     client = scope.get("client")
     try:
         caller = desk.identity.resolve(scope["headers"], client[0] if client else None)
-    except Unauthenticated:
+    except (Unauthenticated, KeysError):
         metrics().refused(desk.service.id, "none", "unauthenticated").inc()
         return 401, {"www-authenticate": "Bearer"}
     tier = desk.service.tiers[caller.tier]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from understudy.errors import UnderstudyError
+from understudy.errors import Unauthenticated, UnderstudyError
 from understudy.gateway.desk import Desk
-from understudy.gateway.identity import Caller, Unauthenticated
+from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import log, metrics
 from understudy.gateway.request import Refused, clamped, parse, read_body
 from understudy.gateway.upstream import Receive, Reply, Scope, TooSlow, Unreachable, Upstream

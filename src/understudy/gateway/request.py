@@ -18,6 +18,9 @@ from understudy.wire import Asked, RequestError, decoded
 READ = frozenset({b"content-type", b"content-encoding", b"accept", b"inference-header-content-length"})
 
 
+AGAIN = {"retry-after": "2"}
+
+
 class Refused(Exception):
     """The request ends here: a status, words that may be shown, and the rule for the log."""
 
