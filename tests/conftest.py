@@ -13,6 +13,8 @@ import pytest
 
 from running import MODEL_SERVER, Guard, free_port, listens, start_guard, wait_for
 
+os.environ.setdefault("UNDERSTUDY_NOISE_KEY", "a key for tests, known to everybody")
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo"
 

@@ -65,6 +65,12 @@ def test_nothing_is_the_least(a: Exposure) -> None:
         ({"probabilities": Grain(2)}, {"probabilities": Grain(1)}, False),
         ({"probabilities": Grain(1, 4)}, {"probabilities": Grain(2, 2)}, False),
         ({"value": Grain(None, 2)}, {"value": Grain()}, True),
+        ({"probabilities": Grain(1, 3, 8)}, {"probabilities": Grain()}, True),
+        ({"probabilities": Grain(1, 3, 8)}, {"probabilities": Grain(1, 3)}, True),
+        ({"probabilities": Grain(1, 3, 8)}, {"probabilities": Grain(1, 2)}, False),  # 8 numbers, but of 3 decimals
+        ({"probabilities": Grain(1, 3)}, {"probabilities": Grain(1, 3, 8)}, False),
+        ({"probabilities": Grain(1, None, 9)}, {"probabilities": Grain(1, None, 8)}, False),
+        ({"label": Grain()}, {"probabilities": Grain(1, 3, 8)}, True),
     ],
 )
 def test_what_follows_from_what(less: dict[str, Grain], more: dict[str, Grain], kept: bool) -> None:

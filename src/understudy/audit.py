@@ -107,7 +107,7 @@ def plan(endpoint: Endpoint, options: Options) -> list[Work]:
         budget = options.budget or m.audit.budget or tier.limits.within(m.audit.review_days)
         if budget is None:
             raise UsageError(f"tier {tier.id} has no allowance: give limits in the manifest, audit.budget, or --budget")
-        behind = {"label-only", "top-k", "round"} & _defence_names(tier)
+        behind = _defence_names(tier)
         for item in m.audit.attacks:
             name, extra = named(item, "audit.attacks")
             attack: Attack = registry.create("attacks", name, **extra)
@@ -254,7 +254,7 @@ def _cells(
 ) -> dict[str, Result]:
     """Run every cell, here or in worker processes."""
     plans = [p for w in work for p in w.cells]
-    known, true = cell.reference(store, endpoint), cell.truth(endpoint)
+    endpoint, known, true = cell.prepare(store, endpoint)
     tell = progress or (lambda asked, done, cells: None)
     results: dict[str, Result] = {}
     if jobs <= 1 or len(plans) == 1:
@@ -300,8 +300,8 @@ _worker: list[tuple[Store, Endpoint, Known, Known | None]] = []  # in a worker p
 
 
 def _start(manifest: Path, folder: Path, share: int) -> None:
-    endpoint, store = open_endpoint(manifest, share), Store.open(folder)
-    _worker.append((store, endpoint, cell.reference(store, endpoint), cell.truth(endpoint)))
+    store = Store.open(folder)
+    _worker.append((store, *cell.prepare(store, open_endpoint(manifest, share))))
 
 
 def _work(p: Plan) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from understudy import registry
+from understudy import fitting, registry
 from understudy.endpoint import Endpoint
 from understudy.errors import UnderstudyError, UsageError
 from understudy.protocols import Attack, Extraction, Metric, Target, Verdict
@@ -147,6 +147,15 @@ def reference(store: Store, endpoint: Endpoint) -> Known:
     part = endpoint.manifest.target
     owner = Recorded(endpoint.owner, store.cell(EVALUATION), part.batch, part.concurrency)
     return Known(endpoint.evaluation, owner.query(endpoint.evaluation), endpoint.owner)
+
+
+def prepare(store: Store, endpoint: Endpoint) -> tuple[Endpoint, Known, Known | None]:
+    """The endpoint with its defences fitted, the reference, and the truth: all that a cell is run with.
+
+    Defences are fitted to the recorded answers on the evaluation set, so fitting asks nothing more.
+    """
+    known = reference(store, endpoint)
+    return fitting.fit(endpoint, known.query(endpoint.evaluation)), known, truth(endpoint)
 
 
 def truth(endpoint: Endpoint) -> Known | None:

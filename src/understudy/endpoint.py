@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +49,45 @@ class Endpoint:
     evaluation: Floats
     truth: Array | None
     data: Mapping[str, str]
+    fitted: Mapping[str, tuple[Defence, ...]] = field(default_factory=dict)  # tier -> defences (fitting.py fills it)
 
     def tier(self, tier: Tier, principal: str) -> Defended:
-        """What one customer of a tier meets."""
+        """What one customer of a tier meets. Defences that learn refuse to answer until they are fitted."""
         granted = exposure(tier.signals, self.manifest.target.outputs)
-        return Defended(self.target, defences(tier), principal, granted)
+        return Defended(self.target, self.fitted.get(tier.id) or defences(tier), principal, granted)
 
 
 def defences(tier: Tier) -> list[Defence]:
-    """The defences that make a tier's signals out of the target's, in order: reduce, truncate, round, and its own.
+    """The defences that make a tier's signals out of the target's, in order: reduce or truncate, its own, round.
 
+    Rounding is last, so that granted decimals are those of what leaves, whatever a defence did before.
     Top-k and rounding act on all score signals of a tier alike, so those must agree on their grain.
     """
     grains = [g for s, g in tier.signals.items() if s is not Signal.LABEL]
+    chain, last = list[Defence](), list[Defence]()
     if not grains:
-        chain = [registry.create("defences", "label-only")]
+        chain.append(registry.create("defences", "label-only"))
     else:
         if any(g != grains[0] for g in grains):
             raise ManifestError(f"tier {tier.id}: score signals must share top_k and decimals")
-        chain = []
         if grains[0].top_k is not None:
             chain.append(registry.create("defences", "top-k", k=grains[0].top_k))
         if grains[0].decimals is not None:
-            chain.append(registry.create("defences", "round", decimals=grains[0].decimals))
+            last.append(registry.create("defences", "round", decimals=grains[0].decimals))
     for extra in tier.defences:
         name, options = named(extra, f"tier {tier.id}: defences")
         chain.append(registry.create("defences", name, **options))
-    return chain
+    return chain + last
+
+
+def behind(tier: Tier) -> str:
+    """The tier's own defences in words, for a report: `; behind bins (bins 8)`. Nothing where there are none."""
+    words = []
+    for extra in tier.defences:
+        name, options = named(extra, f"tier {tier.id}: defences")
+        said = ", ".join(f"{key} {value}" for key, value in options.items() if not key.endswith("_env"))
+        words.append(f"{name} ({said})" if said else name)
+    return f"; behind {' and '.join(words)}" if words else ""
 
 
 def named(item: str | Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
@@ -114,7 +126,11 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
         pool_inputs, pool_truth = _load(manifest.pool, folder, space, f"{path}: pool")
     data = {"evaluation": digest(inputs), "pool": digest(pool_inputs)}
     labelled = pool_truth if manifest.pool is not None and manifest.pool.labelled else None
-    return Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs), labelled, inputs, truth, data)
+    made = Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs), labelled, inputs, truth, data)
+    for i, tier in enumerate(manifest.tiers):
+        with _blaming(path, "tiers", i):
+            made.tier(tier, "")  # says now what a customer's first query would meet: a grant, an option, a key amiss
+    return made
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from understudy.anchors import Anchor
 from understudy.cell import Result, Threshold
-from understudy.endpoint import Endpoint
+from understudy.endpoint import Endpoint, behind
 from understudy.manifest import Goal, Limits, Price, Tier
 from understudy.protocols import Metric
 from understudy.records import Finding, Line, Measured, Outcome, Point, Range, SeedResult, ThreatModel
@@ -81,7 +81,7 @@ def _schedule(queries: float, limits: Limits, accounts: int) -> tuple[float | No
 def conclude(case: Case) -> Finding:
     """The finding of one case. Randomness (resampling) comes from the run's seed and the finding's id."""
     endpoint, tier, goal = case.endpoint.manifest.metadata.id, case.tier, case.goal
-    signals = repr(sorted((s.value, g.top_k, g.decimals) for s, g in tier.signals.items()))
+    signals = repr(sorted((s.value, g.top_k, g.decimals) for s, g in tier.signals.items())) + behind(tier)
     name = digest(endpoint, tier.id, goal.id, case.attack, signals)[:16]
     grid, rows = _curve(case)
     points: list[Point] = []
@@ -277,7 +277,7 @@ def _threat_model(case: Case) -> ThreatModel:
     knows = [f"{word}: {v}" for word, v in m.knowledge.model_dump().items() if v]
     pool = f"{rows:,} inputs: {m.pool.provenance}" if m.pool else "none: inputs are made up inside the space"
     return ThreatModel(
-        access=str(case.endpoint.tier(case.tier, "").exposure),
+        access=f"{case.endpoint.tier(case.tier, '').exposure}{behind(case.tier)}",
         pool=pool,
         knows="; ".join([*knows, "the space and the number of outputs"]).replace("_", " "),
         budget=case.budget,

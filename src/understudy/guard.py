@@ -147,6 +147,14 @@ class Grant:
             raise UsageError(f"{granted} is granted, but behind the defences there is {str(left) or 'nothing'}")
         return cls(left, tuple(defences))
 
+    def fit(self, inputs: Floats, answers: Answers) -> Grant:
+        """The same grant, each defence fitted to the owner's answers as they reach it."""
+        answers, fitted = _named(self, answers), list[Defence]()
+        for defence in self.defences:
+            fitted.append(defence.fit(inputs, answers))
+            answers = fitted[-1].apply(inputs, answers, "")
+        return replace(self, defences=tuple(fitted))
+
 
 def release(grant: Grant, inputs: Floats, answers: Answers, principal: str) -> Answers:
     """The answers as one principal receives them: reduced, and nothing that is not granted.
@@ -156,8 +164,7 @@ def release(grant: Grant, inputs: Floats, answers: Answers, principal: str) -> A
     in process is to see what a customer sees. What a defence raises goes to the caller, who closes the answer
     (`closed`).
     """
-    if Signal.LABEL in grant.exposure.grains and Signal.LABEL not in answers:
-        answers = answers.replace(Signal.LABEL, answers.labels())
+    answers = _named(grant, answers)
     for defence in grant.defences:
         answers = defence.apply(inputs, answers, principal)
     grain = grant.exposure.grains.get(Signal.PROBABILITIES)
@@ -165,6 +172,12 @@ def release(grant: Grant, inputs: Floats, answers: Answers, principal: str) -> A
         p = answers[Signal.PROBABILITIES]
         answers = answers.replace(Signal.PROBABILITIES, p, answers.mask(Signal.PROBABILITIES) & (p != 0))
     return answers.only(grant.exposure.signals)
+
+
+def _named(grant: Grant, answers: Answers) -> Answers:
+    if Signal.LABEL in grant.exposure.grains and Signal.LABEL not in answers:
+        return answers.replace(Signal.LABEL, answers.labels())
+    return answers
 
 
 def closed(grant: Grant, answers: Answers) -> Answers | None:

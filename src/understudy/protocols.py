@@ -102,7 +102,10 @@ class Defence(Protocol):
         """What is left of `exposure` behind this defence."""
 
     def fit(self, inputs: Floats, answers: Answers) -> Self:
-        """A copy fitted to the owner's data, where the defence needs any."""
+        """A copy fitted to the owner's data, where the defence needs any: what it learns goes into a field `fitted`.
+
+        `fitted` holds tuples of tuples of numbers, and None before: the gateway keeps it in a file.
+        """
 
     def apply(self, inputs: Floats, answers: Answers, principal: str) -> Answers:
         """The answers as `principal` receives them. Rows are independent of each other."""

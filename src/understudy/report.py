@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from understudy.audit import GateSpec, versions
+from understudy.endpoint import behind
 from understudy.errors import RecordError
 from understudy.findings import MIN_SEEDS, days
 from understudy.manifest import Manifest, Tier, exposure
@@ -116,7 +117,7 @@ def _tier(tier: Tier, manifest: Manifest, findings: Sequence[Finding]) -> TierRe
     return TierReport(
         tier=tier.id,
         who=tier.who,
-        exposure=str(exposure(tier.signals, manifest.target.outputs)),
+        exposure=f"{exposure(tier.signals, manifest.target.outputs)}{behind(tier)}",
         allowance=", ".join(caps) or "unlimited",
         price=price,
         currency=tier.price.currency if tier.price else None,

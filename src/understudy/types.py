@@ -38,14 +38,19 @@ IMPLIES: Mapping[Signal, frozenset[Signal]] = {
 
 @dataclass(frozen=True, slots=True)
 class Grain:
-    """How much of one signal is shown: the `top_k` largest entries, rounded to `decimals`. None = everything."""
+    """How much of one signal is shown. None = everything.
+
+    The `top_k` largest entries; rounded to `decimals`; as one of `levels` different numbers.
+    """
 
     top_k: int | None = None
     decimals: int | None = None
+    levels: int | None = None
 
     def at_most(self, other: Grain) -> bool:
         """Whether this grain shows no more than `other`."""
-        return _le(self.top_k, other.top_k) and _le(self.decimals, other.decimals)
+        pairs = ((self.top_k, other.top_k), (self.decimals, other.decimals), (self.levels, other.levels))
+        return all(_le(a, b) for a, b in pairs)
 
 
 def _le(a: int | None, b: int | None) -> bool:
@@ -91,6 +96,7 @@ def _follows(signal: Signal, grain: Grain, source: Signal, given: Grain) -> bool
 
 def _describe(signal: Signal, grain: Grain) -> str:
     extra = [f"top-{grain.top_k}"] if grain.top_k is not None else []
+    extra += [f"{grain.levels} levels"] if grain.levels is not None else []
     extra += [f"{grain.decimals} decimals"] if grain.decimals is not None else []
     return signal.value + (f" ({', '.join(extra)})" if extra else "")
 

@@ -67,6 +67,34 @@ class Centres(Round):
         return super().apply(inputs, answers, principal)
 
 
+@dataclass(frozen=True)
+class Drifts(Round):
+    __doc__ = Round.__doc__
+    fitted: Any = None
+
+    def fit(self, inputs: Any, answers: Answers) -> Drifts:
+        return replace(self, fitted=((float(np.random.default_rng().random()),),))
+
+
+@dataclass(frozen=True)
+class Guesses(Round):
+    __doc__ = Round.__doc__
+    fitted: Any = None
+
+    def fit(self, inputs: Any, answers: Answers) -> Guesses:
+        return replace(self, fitted=((1.0,),))
+
+
+class Shivers(Round):
+    __doc__ = Round.__doc__
+
+    def apply(self, inputs: Any, answers: Answers, principal: str) -> Answers:
+        rng = np.random.default_rng()
+        for signal in answers.values.keys() - LABELS:
+            answers = answers.replace(signal, answers[signal] + rng.standard_normal(answers[signal].shape))
+        return super().apply(inputs, answers, principal)
+
+
 class Chokes(Round):
     def apply(self, inputs: Any, answers: Answers, principal: str) -> Answers:
         if not len(answers):
@@ -95,6 +123,9 @@ DEFENCES = {
     "reveals-what-it-says": Lies(),
     "reveals-no-more": Adds(),
     "leaves-answers-alone": InPlace(),
+    "fitting-is-repeatable": Drifts(),
+    "refuses-before-it-is-fitted": Guesses(),
+    "repeats-are-answered-alike": Shivers(),
     "rows-are-independent": Centres(),
     "defends-an-empty-batch": Chokes(),
     "twice-is-once": Halves(),

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from understudy import registry
 from understudy.defences.label_only import LabelOnly
 from understudy.defences.rounding import Round
 from understudy.defences.top_k import TopK
 from understudy.errors import UsageError
+from understudy.guard import Grant, closed, release
+from understudy.protocols import Defence
 from understudy.testing import victim
 from understudy.types import Answers, Exposure, Grain, Signal
 
@@ -132,3 +135,47 @@ def test_a_servers_nan_stays_nan() -> None:
     answers = soft([[np.nan, 1.0]], Signal.VALUE)
     assert np.isnan(Round(1).apply(NOBODY, answers, "k")["value"][0, 0])
     assert TopK(2).apply(NOBODY, soft([[np.nan, 1.0]]), "k").mask("probabilities").all()
+
+
+class Broken:
+    """A defence of the catalogue, fitted or not, whose `apply` raises."""
+
+    def __init__(self, defence: Defence, fault: Exception) -> None:
+        self.reveals, self.fit, self.fault = defence.reveals, defence.fit, fault
+
+    def apply(self, inputs: object, answers: Answers, principal: str) -> Answers:
+        raise self.fault
+
+
+@pytest.mark.parametrize("name", registry.names("defences"))
+@pytest.mark.parametrize("fault", [ValueError("x"), UsageError("x"), KeyError("x"), MemoryError(), RecursionError()])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_defence_that_fails_closes_the_answer_to_the_label(name: str, fault: Exception, place: int) -> None:
+    target = victim(["label", "probabilities"])
+    x = target.space.sample(9, np.random.default_rng(0))
+    chain: list[Defence] = [LabelOnly()] if name == "label-only" else []
+    chain.insert(place, Broken(registry.create("defences", name), fault))
+    left = target.exposure
+    for defence in chain:
+        left = defence.reveals(left)
+    grant, answers = Grant.of(target.exposure, chain, left), target.query(x)
+    with pytest.raises(type(fault)):
+        release(grant, x, answers, "k")
+    left_over = closed(grant, answers)
+    if Signal.LABEL not in grant.exposure.grains:
+        assert left_over is None
+        return
+    assert left_over is not None
+    assert left_over.values.keys() == {Signal.LABEL}
+    assert np.array_equal(left_over["label"], answers.labels())
+
+
+@pytest.mark.parametrize("name", ["bins", "noise"])
+def test_a_defence_that_was_never_fitted_closes_the_answer_too(name: str) -> None:
+    target = victim(["probabilities"])
+    x = target.space.sample(9, np.random.default_rng(0))
+    chain = [registry.create("defences", name)]
+    grant = Grant.of(target.exposure, chain, Exposure.of("probabilities", 3))
+    with pytest.raises(UsageError, match=f"{name} is not fitted"):
+        release(grant, x, target.query(x), "k")
+    assert closed(grant, target.query(x)) is None

@@ -293,7 +293,10 @@ class Gateway:
 
 
 def compile_all(paths: Sequence[Path]) -> list[Service]:
-    """Every manifest, compiled. Raises ManifestError when one is bad, or two answer the same route."""
+    """Every manifest, compiled and fitted. Raises ManifestError when one is bad, or two answer the same route.
+
+    The supervisor calls this before any worker does, so the owner's data are asked for by one process.
+    """
     services = [compile_service(path) for path in paths]
     seen: dict[tuple[str | None, str], Service] = {}
     for service in services:
@@ -303,7 +306,7 @@ def compile_all(paths: Sequence[Path]) -> list[Service]:
                 f"{service.path} and {seen[place].path} both answer {service.route}: give guard.path or guard.host"
             )
         seen[place] = service
-    return services
+    return [service.fitted() for service in services]
 
 
 def _of_host(desks: Sequence[Desk], scope: Scope) -> Desk | None:

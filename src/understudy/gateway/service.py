@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from understudy import registry
+from understudy import fitting, registry
 from understudy.endpoint import defences
 from understudy.errors import ManifestError
 from understudy.guard import Allowance, Grant
@@ -53,6 +53,18 @@ class Service:
     def folder(self) -> Path:
         """Where keys, allowances and history are kept."""
         return self.path.resolve().parent / self.guard.folder / self.id
+
+    def fitted(self) -> Service:
+        """The service with its defences fitted; the owner's data are asked for once in the life of the folder.
+
+        Raises UsageError, TargetError or AnswerError where they have to be asked for and cannot be.
+        """
+        chains = fitting.kept(self.path, self.folder)
+        tiers = {
+            name: replace(tier, grant=replace(tier.grant, defences=chains[name])) if name in chains else tier
+            for name, tier in self.tiers.items()
+        }
+        return replace(self, tiers=tiers)
 
 
 def compile_service(path: Path, today: dt.date | None = None) -> Service:

@@ -68,6 +68,9 @@ def check_answers(answers: Answers, exposure: Exposure, n: int, slack: float = 0
             demand(not off.any(), f"{signal.value}: more than {grain.decimals} decimals are shown")
             signed = np.signbit(values) & (values == 0)
             demand(not signed.any(), f"{signal.value}: a rounded zero still shows its sign")
+        if grain.levels is not None:
+            shown = len(np.unique(values[mask]))
+            demand(shown <= grain.levels, f"{signal.value}: {grain.levels} levels declared, {shown} shown")
 
 
 def same(a: Answers, b: Answers, rtol: float = 0.0, atol: float = 0.0) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,8 @@ class Reduced:
     """Answers before and behind a defence, and what is said of each."""
 
     given: str  # digest of inputs and answers, before anything was done
+    defence: Defence  # fitted to other answers of the same target
+    owned: tuple[Floats, Answers]  # what it was fitted to
     inputs: Floats
     exposure: Exposure
     answers: Answers
@@ -53,21 +56,22 @@ class DefenceBench:
         return [*plain, *reduced]
 
     def _case(self, target: Target) -> Iterator[Reduced]:
-        inputs = target.space.sample(41, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        owner, inputs = target.space.sample(64, rng), target.space.sample(41, rng)
         try:
             declared = self.subject.reveals(target.exposure)
         except UsageError:
             return  # a defence may refuse what it cannot defend
-        answers = target.query(inputs)
-        given = _digest(inputs, answers)
-        released = self.subject.fit(inputs, answers).apply(inputs, answers, self.principal)
-        yield Reduced(given, inputs, target.exposure, answers, declared, released)
+        owned, answers = target.query(owner), target.query(inputs)
+        given = _digest(inputs, answers) + _digest(owner, owned)
+        defence = self.subject.fit(owner, owned)
+        released = defence.apply(inputs, answers, self.principal)
+        yield Reduced(given, defence, (owner, owned), inputs, target.exposure, answers, declared, released)
 
     def apply(self, case: Reduced, rows: Array | None = None) -> Answers:
         """The defence, fitted as for `case`, on some of its rows."""
-        defence = self.subject.fit(case.inputs, case.answers)
         x, answers = (case.inputs, case.answers) if rows is None else (case.inputs[rows], case.answers.take(rows))
-        return defence.apply(x, answers, self.principal)
+        return case.defence.apply(x, answers, self.principal)
 
 
 def _digest(inputs: Floats, answers: Answers) -> str:
@@ -108,7 +112,44 @@ def reveals_no_more(bench: DefenceBench) -> None:
 def leaves_answers_alone(bench: DefenceBench) -> None:
     """The answers and inputs that are given are not changed: the owner's log keeps them."""
     for case in bench.cases:
-        demand(_digest(case.inputs, case.answers) == case.given, f"{case.exposure}: what was given was changed")
+        now = _digest(case.inputs, case.answers) + _digest(*case.owned)
+        demand(now == case.given, f"{case.exposure}: what was given was changed")
+
+
+def fitting_is_repeatable(bench: DefenceBench) -> None:
+    """The same data, the same defence, also when it was fitted before; what it learns is in `fitted` and fits JSON."""
+    for case in bench.cases:
+        where, learnt = f"{case.exposure}", getattr(case.defence, "fitted", None)
+        demand(bench.subject.fit(*case.owned) == case.defence, f"{where}: fitted twice, two defences")
+        demand(case.defence.fit(*case.owned) == case.defence, f"{where}: fitted again, another defence")
+        if learnt is None:
+            demand(case.defence == bench.subject, f"{where}: what is learnt is not in `fitted`")
+            continue
+        demand(case.defence is not bench.subject, f"{where}: fitting changes the defence itself")
+        kept = tuple(map(tuple, json.loads(json.dumps(learnt))))
+        again: Defence = replace(bench.subject, fitted=kept)  # type: ignore[type-var]
+        same_answers = same(again.apply(case.inputs, case.answers, bench.principal), case.released)
+        demand(kept == learnt and same_answers, f"{where}: what is learnt does not survive a file")
+
+
+def refuses_before_it_is_fitted(bench: DefenceBench) -> None:
+    """A defence that learns raises UsageError when it is asked to defend before."""
+    for case in bench.cases:
+        if case.defence == bench.subject:
+            continue
+        try:
+            bench.subject.apply(case.inputs, case.answers, bench.principal)
+        except UsageError:
+            continue
+        raise AssertionError(f"{case.exposure}: it answers before it is fitted")
+
+
+def repeats_are_answered_alike(bench: DefenceBench) -> None:
+    """The same input and answer give the same again: asking once more and averaging gains nothing."""
+    for case in bench.cases:
+        twice = bench.apply(case, np.repeat(np.arange(len(case.inputs)), 2))
+        for half in (twice.take(slice(0, None, 2)), twice.take(slice(1, None, 2)), bench.apply(case)):
+            demand(same(half, case.released), f"{case.exposure}: a repeat is answered otherwise")
 
 
 def rows_are_independent(bench: DefenceBench) -> None:
@@ -130,7 +171,7 @@ def twice_is_once(bench: DefenceBench) -> None:
     """Applying it to its own answers changes nothing, where `idempotent` is stated."""
     if getattr(type(bench.subject), "idempotent", False):
         for case in bench.cases:
-            again = bench.subject.apply(case.inputs, case.released, bench.principal)
+            again = case.defence.apply(case.inputs, case.released, bench.principal)
             demand(same(again, case.released), f"{case.exposure}: a second time, other answers")
 
 
@@ -150,6 +191,9 @@ LAWS = (
     reveals_what_it_says,
     reveals_no_more,
     leaves_answers_alone,
+    fitting_is_repeatable,
+    refuses_before_it_is_fitted,
+    repeats_are_answered_alike,
     rows_are_independent,
     defends_an_empty_batch,
     twice_is_once,
