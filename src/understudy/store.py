@@ -66,8 +66,10 @@ def unpack(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def frame(arrays: Mapping[str, Array], **head: Any) -> bytes:
-    """Arrays of numbers and a JSON-able header as bytes, in microseconds: nothing is compressed, no pickle."""
+    """Arrays of numbers and a JSON-able header as bytes, in microseconds: nothing is compressed. RecordError on others."""
     laid = [np.asarray(array, order="C") for array in arrays.values()]
+    if any(a.dtype.kind not in "fiub" for a in laid):
+        raise RecordError(f"only numbers can be kept, not {', '.join(a.dtype.name for a in laid)}")
     header = orjson.dumps([head, [(n, a.dtype.str, a.shape) for n, a in zip(arrays, laid, strict=True)]])
     header += b" " * (-len(header) % 8)
     return b"".join((len(header).to_bytes(8, "little"), header, *(a.data for a in laid)))
@@ -81,6 +83,8 @@ def unframe(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
         arrays = {}
         for name, kind, shape in names:
             count = math.prod(shape)
+            if np.dtype(kind).kind not in "fiub":
+                raise ValueError(f"it holds {kind}")
             arrays[name] = np.frombuffer(blob, np.dtype(kind), count, at).reshape(shape)
             at += arrays[name].nbytes
         if at != len(blob):

@@ -99,6 +99,12 @@ class Chain:
         """Seconds until `tick` may have something to do."""
         return 60.0 if self._db is None else max(self._start + self.limits.age - time.time(), 0.0) + 0.01
 
+    def close(self) -> None:
+        """Let go of everything, leaving plain files that can be read from a read-only disk too."""
+        if self._db is not None:
+            _plain(self._db)
+        self.drop()
+
     def drop(self) -> None:
         """Let go of everything that is open; what was acknowledged stays known."""
         db, held, self._db, self._lock = self._db, self._lock, None, None
@@ -151,6 +157,9 @@ class Chain:
         return head == self.head or head.seq > self.head.seq
 
     def _use(self, db: sqlite3.Connection, segment: Segment, start: float) -> None:
+        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            db.close()
+            raise HistoryError(f"{segment.path} is being read just now")
         db.execute(f"PRAGMA journal_size_limit = {_LOG}")
         self._db, self._path, self._number, self._start = db, segment.path, segment.number, start
         self._before, self._sums = (
@@ -174,11 +183,16 @@ class Chain:
         db = self._db
         assert db is not None
         db.execute("UPDATE segment SET closed = ?", (time.time(),))
-        with suppress(sqlite3.Error):  # one plain file, unless somebody reads it now
-            db.execute("PRAGMA busy_timeout = 0")
-            db.execute("PRAGMA journal_mode = DELETE")
+        _plain(db)
         self._db = None
         db.close()
+
+
+def _plain(db: sqlite3.Connection) -> None:
+    """Make a database one plain file, unless somebody reads it now."""
+    with suppress(sqlite3.Error):
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA journal_mode = DELETE")
 
 
 @lru_cache(BATCH)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import HistoryError, MissingExtra
-from understudy.history.inputs import derive
+from understudy.history.inputs import derive, flat_rows
 from understudy.history.rows import Kept
 from understudy.types import Array, Signal
 
@@ -117,7 +117,7 @@ def _flat(pa: Any, arrays: list[Array | None], kind: Any) -> Any:
 
 def _nested(pa: Any, arrays: list[Array | None], masks: list[Array | None] | None = None) -> Any:
     """One list of rows per exchange, each a list of numbers; null where there is none, or an entry was withheld."""
-    there = [a.reshape(len(a), -1) for a in arrays if a is not None]
+    there = [flat_rows(a) for a in arrays if a is not None]
     values = _joined([a.ravel() for a in there], np.float64)
     hidden = None if masks is None else ~_joined([m.ravel() for m in masks if m is not None], np.bool_)
     inner = _lists(pa, np.repeat([a.shape[1] for a in there], [len(a) for a in there]), pa.array(values, mask=hidden))

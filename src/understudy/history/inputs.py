@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -57,9 +58,14 @@ def derive(key: bytes, use: str) -> bytes:
     return hmac.digest(key, use.encode(), "sha256")
 
 
+def flat_rows(array: Array) -> Array:
+    """(n, everything else); n may be 0."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
 def hashes(secret: bytes, inputs: Floats) -> Array:
     """(n, 16) bytes: HMAC-SHA256 of each row's float64 values; minus zero counts as zero."""
-    flat = np.ascontiguousarray(inputs.reshape(len(inputs), -1) + 0.0, "<f8")
+    flat = np.ascontiguousarray(flat_rows(inputs) + 0.0, "<f8")
     found = b"".join(hmac.digest(secret, row.data, "sha256")[:16] for row in flat)
     return np.frombuffer(found, np.uint8).reshape(-1, 16)
 
@@ -73,31 +79,37 @@ class Sketch:
     """
 
     def __init__(self, secret: bytes, scale: tuple[Floats, Floats] | None = None) -> None:
-        self._secret, self._scale = secret, scale
+        self._secret, self._scale = secret, scale and (scale[0].ravel(), scale[1].ravel())
         self._drawn: tuple[Floats, Floats] | None = None
 
     def __call__(self, inputs: Floats) -> Mapping[str, Array]:
-        flat = np.asarray(inputs, np.float64).reshape(len(inputs), -1)
+        flat = flat_rows(np.asarray(inputs, np.float64))
         if self._drawn is None or len(self._drawn[0]) != flat.shape[1]:
             self._drawn = projections(self._secret, flat.shape[1])
         planes, offsets = self._drawn
-        if self._scale is not None:
-            z = (flat - self._scale[0].ravel()) / self._scale[1].ravel()
-        else:
-            spread = flat.std(1, keepdims=True)
-            z = (flat - flat.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-        signs = np.packbits(z @ planes + offsets > 0, axis=1, bitorder="little").view("<u8").ravel()
-        return {"signs": signs, "norms": np.sqrt((flat * flat).sum(1))}
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._scale is not None:
+                level = (flat - self._scale[0]) / self._scale[1] @ planes + offsets
+            else:  # the row's spread moves to the other side of the sign: nothing is divided by nearly nothing
+                z = flat - np.add.reduce(flat, 1, keepdims=True) / flat.shape[1]
+                level = z @ planes + np.sqrt(_squares(z) / flat.shape[1])[:, None] * offsets
+            signs = np.packbits(level > 0, axis=1, bitorder="little").view("<u8").ravel()
+            return {"signs": signs, "norms": np.sqrt(_squares(flat))}
+
+
+def _squares(table: Floats) -> Floats:
+    found: Floats = np.einsum("ij,ij->i", table, table)
+    return found
 
 
 def projections(secret: bytes, size: int) -> tuple[Floats, Floats]:
-    """(size, 64) directions of about unit length and (64,) offsets, normal, drawn from a key by SHAKE-256."""
+    """(size, 64) directions of about unit length and (64,) small offsets, normal, drawn from a key by SHAKE-256."""
     count = (size + 1) * BITS
     raw = np.frombuffer(hashlib.shake_256(secret + size.to_bytes(8, "little")).digest(8 * count), "<u4")
     first, second = (raw.reshape(2, -1).astype(np.float64) + 0.5) / 2**32
     normal = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
     table = normal.reshape(size + 1, BITS)
-    return table[:-1] / np.sqrt(max(size, 1)), table[-1]
+    return table[:-1] / np.sqrt(max(size, 1)), table[-1] / 4  # small: unrelated rows differ in about half the bits
 
 
 def _known(mode: str) -> str:

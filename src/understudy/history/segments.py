@@ -94,11 +94,11 @@ def create(folder: Path, worker: str, number: int, before: Head, now: float) -> 
     stem = f"{number:04d}-{worker}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
     path, part = folder / f"{stem}.sqlite", folder / f".{stem}.part"
     values = (worker, number, before.seq, before.link, now)
-    _make(path, part, _SCHEMA, ("INSERT INTO segment VALUES(?, ?, ?, ?, ?, NULL)", values), "WAL")
+    _make(path, part, _SCHEMA, ("INSERT INTO segment VALUES(?, ?, ?, ?, ?, NULL)", values))
     return path, connect(path)
 
 
-def _make(path: Path, part: Path, schema: str, first: tuple[str, tuple[Any, ...]] | None, journal: str) -> None:
+def _make(path: Path, part: Path, schema: str, first: tuple[str, tuple[Any, ...]] | None = None) -> None:
     os.close(os.open(part, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600))
     with closing(sqlite3.connect(part, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = FULL")
@@ -107,7 +107,6 @@ def _make(path: Path, part: Path, schema: str, first: tuple[str, tuple[Any, ...]
         )
         if first:
             db.execute(*first)
-        db.execute(f"PRAGMA journal_mode = {journal}")
     part.rename(path)
     sync(path.parent)
 
@@ -182,7 +181,7 @@ def act(folder: Path, at: float, kind: str, bodies: Iterable[dict[str, Any]]) ->
     if not path.exists():
         part = folder / f".{ACTS}.{os.getpid()}.{secrets.token_hex(4)}.part"
         made = part.with_suffix(".new")
-        _make(made, part, _ACTS, None, "DELETE")
+        _make(made, part, _ACTS)
         with suppress(FileExistsError):
             os.link(made, path)  # the first one wins
         made.unlink()

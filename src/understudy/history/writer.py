@@ -118,7 +118,7 @@ class Writer:
                     self._tell(batch + rest, None)
                 else:
                     self._tell(batch, results)
-        self._chain.drop()
+        self._chain.close()
 
     def _gather(self) -> tuple[list[_Item], bool]:
         """The rows of the next commit, and whether there may be more after it."""
