@@ -12,8 +12,9 @@ UnderstudyError
 │   └── AnswerError         it answered, and the answer cannot be used
 ├── Unauthenticated         who asks is not known: 401, the same words to everybody
 ├── KeysError               the key database cannot be read or written
-└── RecordError             a run folder is damaged
-    └── ReplayDiverged      a resumed attack asks something other than what is on record
+├── RecordError             a run folder is damaged
+│   └── ReplayDiverged      a resumed attack asks something other than what is on record
+└── HistoryError            the gateway's history cannot be written, or was changed, or is of another format
 
 Each message says what is wrong, where, and what to do. None carries a key, a header value or an input row.
 """
@@ -97,3 +98,7 @@ class RecordError(UnderstudyError):
 
 class ReplayDiverged(RecordError):
     """A resumed attack asked something else than the record holds; the recorded answers are kept."""
+
+
+class HistoryError(UnderstudyError):
+    """The gateway's history cannot be written now, or is damaged, changed, or of another format."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from understudy.errors import RecordError, UsageError
 from understudy.types import Answers, Array, Ask, Exchange, Floats, Signal
@@ -63,17 +65,56 @@ def unpack(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     return arrays, header["head"]
 
 
+def frame(arrays: Mapping[str, Array], **head: Any) -> bytes:
+    """Arrays of numbers and a JSON-able header as bytes, in microseconds: nothing is compressed. RecordError on others."""
+    laid = [np.asarray(array, order="C") for array in arrays.values()]
+    if any(a.dtype.kind not in "fiub" for a in laid):
+        raise RecordError(f"only numbers can be kept, not {', '.join(a.dtype.name for a in laid)}")
+    header = orjson.dumps([head, [(n, a.dtype.str, a.shape) for n, a in zip(arrays, laid, strict=True)]])
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, *(a.data for a in laid)))
+
+
+def unframe(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays (read-only views) and header of `frame`. Raises RecordError on damage."""
+    try:
+        at = 8 + int.from_bytes(blob[:8], "little")
+        head, names = orjson.loads(blob[8:at])
+        arrays = {}
+        for name, kind, shape in names:
+            count = math.prod(shape)
+            if np.dtype(kind).kind not in "fiub":
+                raise ValueError(f"it holds {kind}")
+            arrays[name] = np.frombuffer(blob, np.dtype(kind), count, at).reshape(shape)
+            at += arrays[name].nbytes
+        if at != len(blob):
+            raise ValueError("its length is wrong")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RecordError(f"a record cannot be read: {error}") from None
+    return arrays, head
+
+
+def split_answers(answers: Answers) -> dict[str, Array]:
+    """Answers as named arrays, masks included."""
+    arrays = {f"v:{s.value}": v for s, v in answers.values.items()}
+    return arrays | {f"m:{s.value}": m for s, m in answers.present.items()}
+
+
+def join_answers(arrays: Mapping[str, Array], outputs: int) -> Answers:
+    """The inverse of `split_answers`; arrays of other names are left alone."""
+    split = {kind: {Signal(n[2:]): a for n, a in arrays.items() if n[:2] == kind} for kind in ("v:", "m:")}
+    return Answers(split["v:"], outputs, split["m:"])
+
+
 def pack_answers(answers: Answers) -> bytes:
     """Answers as bytes, masks included."""
-    arrays = {f"v:{s.value}": v for s, v in answers.values.items()}
-    return pack(arrays | {f"m:{s.value}": m for s, m in answers.present.items()}, outputs=answers.outputs)
+    return pack(split_answers(answers), outputs=answers.outputs)
 
 
 def unpack_answers(blob: bytes) -> Answers:
     """The inverse of `pack_answers`."""
     arrays, head = unpack(blob)
-    split = {kind: {Signal(n[2:]): a for n, a in arrays.items() if n[:2] == kind} for kind in ("v:", "m:")}
-    return Answers(split["v:"], int(head["outputs"]), split["m:"])
+    return join_answers(arrays, int(head["outputs"]))
 
 
 class Store:
