@@ -59,7 +59,7 @@ class World:
             self.usages[key] = refund(self.allowances[key], self.usages[key], rows, since, self.now)
 
     def check(self) -> None:
-        """No window holds more than its cap, windows of one kind do not overlap, and the steady rate holds throughout."""
+        """No window holds more than its cap, windows of a kind do not overlap, the steady rate holds throughout."""
         for key, allowance in self.allowances.items():
             mine = [(rows, at, after[key]) for _, rows, at, after in self.charges if key in after]
             for field, cap, length in (("day", allowance.per_day, DAY), ("month", allowance.per_30d, MONTH)):
@@ -169,7 +169,7 @@ def test_it_is_all_or_nothing_and_exactly_the_strictest_decides(
 @given(helds, some_rows)
 @example([("you", Allowance(per_minute=99_991), Usage(NOW - 0.1, 99_991.0))], 20_000)
 def test_the_wait_is_true(held: list[tuple[str, Allowance, Usage]], rows: int) -> None:
-    """The same request passes after exactly that long where nothing else happens, and for ever fails where it says so."""
+    """The same request passes after exactly that long where nothing else happens; it never does where that is said."""
     decision, _ = admit(held, rows, NOW)
     if decision.admitted:
         assert decision.retry_after == 0

@@ -38,8 +38,8 @@ class Usage(NamedTuple):
     """What was asked so far. Times are seconds of one clock; a window begins with its first query, as audits count.
 
     `level`: rows that the steady rate had not yet made up for at `at`. It is kept in rows because a time of day in
-    float64 resolves 0.24 microseconds, which at high rates is whole rows. Where a writer dies half-way through a charge,
-    what was written in this order never counts less than was asked.
+    float64 resolves 0.24 microseconds, which at high rates is whole rows. A charge written in this order, and cut
+    short anywhere, never counts less than was asked before it.
     """
 
     at: float = 0.0
