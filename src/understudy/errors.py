@@ -12,6 +12,7 @@ UnderstudyError
 │   └── AnswerError         it answered, and the answer cannot be used
 ├── Unauthenticated         who asks is not known: 401, the same words to everybody
 ├── KeysError               the key database cannot be read or written
+├── LedgerError             allowances cannot be counted: nothing is admitted
 ├── RecordError             a run folder is damaged
 │   └── ReplayDiverged      a resumed attack asks something other than what is on record
 └── HistoryError            the gateway's history cannot be written, or was changed, or is of another format
@@ -90,6 +91,10 @@ class Unauthenticated(UnderstudyError):
 
 class KeysError(UnderstudyError):
     """The key database is damaged, gone, or of another version: nobody's key can be looked up (an HTTP 503)."""
+
+
+class LedgerError(UnderstudyError):
+    """What was asked so far is damaged, out of date or out of reach, so nothing may be admitted on it."""
 
 
 class RecordError(UnderstudyError):

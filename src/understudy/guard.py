@@ -37,21 +37,29 @@ class Allowance(NamedTuple):
 class Usage(NamedTuple):
     """What was asked so far. Times are seconds of one clock; a window begins with its first query, as audits count.
 
-    `due`: when the steady rate has caught up (the theoretical arrival time of the generic cell rate algorithm).
+    `level`: rows that the steady rate had not yet made up for at `at`. It is kept in rows because a time of day in
+    float64 resolves 0.24 microseconds, which at high rates is whole rows. A charge written in this order, and cut
+    short anywhere, never counts less than was asked before it.
     """
 
-    due: float = 0.0
+    at: float = 0.0
+    level: float = 0.0
     day: float = 0.0
     day_used: int = 0
     month: float = 0.0
     month_used: int = 0
+
+    def over(self, now: float) -> bool:
+        """Whether this is as good as nothing asked, under any allowance: every window is over."""
+        day = not self.day_used or now >= self.day + DAY
+        return day and (not self.month_used or now >= self.month + MONTH) and (not self.level or now >= self.at + 60.0)
 
 
 class Admission(NamedTuple):
     """Whether a request may be asked, by which rule, and what the caller may do next.
 
     `retry_after`: seconds until the same request could pass; infinite where it never can. `limit`, `remaining` and
-    `reset` (seconds) are those of the tightest window.
+    `reset` (seconds) are those of the tightest window. `at`: when it was charged; a refund names it.
     """
 
     admitted: bool
@@ -60,6 +68,10 @@ class Admission(NamedTuple):
     limit: int | None = None
     remaining: int | None = None
     reset: float = 0.0
+    at: float = 0.0
+
+
+WITHIN = "within every allowance"
 
 
 def admit(held: Sequence[tuple[str, Allowance, Usage]], rows: int, now: float) -> tuple[Admission, list[Usage]]:
@@ -68,58 +80,70 @@ def admit(held: Sequence[tuple[str, Allowance, Usage]], rows: int, now: float) -
     `held`: (name for the rule, allowance, usage) each. Returns the decision and the usages to be kept; where the
     request is refused these are the usages that were given. Within the steady rate a minute's worth may come at once.
     """
-    refused: Admission | None = None
-    tightest = Admission(True, "within every allowance")
+    refused: tuple[float, str, int, str, float, float] | None = None  # wait, who, cap, window, remaining, reset
+    limit, least, reset = None, inf, 0.0
     charged = []
-    for who, allowance, usage in held:
-        due, day, day_used, month, month_used = usage
-        if now >= day + DAY:
-            day, day_used = now, 0
-        if now >= month + MONTH:
-            month, month_used = now, 0
-        windows = (
-            (allowance.per_day, day_used, day + DAY - now, "day"),
-            (allowance.per_30d, month_used, month + MONTH - now, "30 days"),
-        )
-        for cap, used, left, word in windows:
-            if cap is None:
-                continue
-            if used + rows > cap:
-                wait = inf if rows > cap else left
-                refused = _longer(refused, Admission(False, f"{who}: {cap} per {word}", wait, cap, cap - used, left))
-            elif tightest.remaining is None or cap - used - rows < tightest.remaining:
-                tightest = Admission(True, tightest.rule, 0.0, cap, cap - used - rows, left)
-        cap = allowance.per_minute
-        if cap is not None:
-            gap = 60.0 / cap
-            ahead = max(due - now, 0.0)
-            room = int((60.0 - ahead) / gap + 1e-9)
-            if rows > room:
-                wait = inf if rows > cap else ahead + rows * gap - 60.0
-                refused = _longer(refused, Admission(False, f"{who}: {cap} per minute", wait, cap, room, ahead))
-            elif tightest.remaining is None or room - rows < tightest.remaining:
-                tightest = Admission(True, tightest.rule, 0.0, cap, room - rows, ahead + rows * gap)
-            due = max(due, now) + rows * gap
-        charged.append(Usage(due, day, day_used + rows, month, month_used + rows))
+    for who, (per_minute, per_day, per_30d), (at, level, day, day_used, month, month_used) in held:
+        left = day + DAY - now
+        if left <= 0.0 or not day_used:
+            day, day_used, left = now, 0, DAY
+        day_used += rows
+        if per_day is not None:
+            rest: float = per_day - day_used
+            if rest < 0:
+                wait = left if rows <= per_day else inf
+                if refused is None or wait > refused[0]:
+                    refused = wait, who, per_day, "day", rest + rows, left
+            elif rest < least:
+                limit, least, reset = per_day, rest, left
+        left = month + MONTH - now
+        if left <= 0.0 or not month_used:
+            month, month_used, left = now, 0, MONTH
+        month_used += rows
+        if per_30d is not None:
+            rest = per_30d - month_used
+            if rest < 0:
+                wait = left if rows <= per_30d else inf
+                if refused is None or wait > refused[0]:
+                    refused = wait, who, per_30d, "30 days", rest + rows, left
+            elif rest < least:
+                limit, least, reset = per_30d, rest, left
+        if per_minute is not None:
+            rate = per_minute / 60.0
+            if now > at:
+                level = max(level - (now - at) * rate, 0.0)
+                at = now
+            level += rows
+            rest = per_minute - level
+            if rest < 0:
+                # the microsecond outweighs what is lost in adding it to the time of day
+                wait = 1e-6 - rest / rate if rows <= per_minute else inf
+                if refused is None or wait > refused[0]:
+                    refused = wait, who, per_minute, "minute", rest + rows, (level - rows) / rate
+            elif rest < least:
+                limit, least, reset = per_minute, rest, level / rate
+        charged.append(Usage(at, level, day, day_used, month, month_used))
     if refused is not None:
-        return refused, [usage for _, _, usage in held]
-    return tightest, charged
+        wait, who, limit, word, least, reset = refused
+        rule = f"{who}: {limit} per {word}"
+        return Admission(False, rule, wait, limit, max(int(least), 0), reset), [usage for _, _, usage in held]
+    return Admission(True, WITHIN, 0.0, limit, None if limit is None else int(least), reset, now), charged
 
 
-def _longer(one: Admission | None, other: Admission) -> Admission:
-    return other if one is None or other.retry_after > one.retry_after else one
+def refund(allowance: Allowance, usage: Usage, rows: int, since: float, now: float) -> Usage:
+    """The usage with `rows` given back that were charged at `since` and never answered, within the same windows.
 
-
-def refund(allowance: Allowance, usage: Usage, rows: int, since: float) -> Usage:
-    """The usage with `rows` given back that were charged at `since` and never answered, within the same windows."""
-    due, day, day_used, month, month_used = usage
+    What the steady rate has made up for since is not given back again: others may have been admitted on it.
+    """
+    at, level, day, day_used, month, month_used = usage
     if allowance.per_minute is not None:
-        due -= rows * 60.0 / allowance.per_minute
+        made_up = max(now - since, 0.0) * allowance.per_minute / 60.0
+        level = max(level - max(rows - made_up, 0.0), 0.0)
     if since >= day:
         day_used = max(day_used - rows, 0)
     if since >= month:
         month_used = max(month_used - rows, 0)
-    return Usage(due, day, day_used, month, month_used)
+    return Usage(at, level, day, day_used, month, month_used)
 
 
 @dataclass(frozen=True)
