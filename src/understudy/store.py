@@ -66,7 +66,7 @@ def unpack(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def frame(arrays: Mapping[str, Array], **head: Any) -> bytes:
-    """Arrays of numbers and a JSON-able header as bytes, in microseconds: nothing is compressed. RecordError on others."""
+    """Arrays of numbers and a JSON-able header as bytes, in microseconds: uncompressed. RecordError on others."""
     laid = [np.asarray(array, order="C") for array in arrays.values()]
     if any(a.dtype.kind not in "fiub" for a in laid):
         raise RecordError(f"only numbers can be kept, not {', '.join(a.dtype.name for a in laid)}")

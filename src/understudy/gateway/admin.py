@@ -117,12 +117,19 @@ def spend(service: Service, request: Request) -> Any:
     """Rows answered and their price since a time (`?days=30`), audits apart."""
     since = time.time() - float(request.query_params.get("days", "30")) * 86_400
     prices = {tier.id: tier.price for tier in service.manifest.tiers}
-    made = []
+    sums: dict[tuple[str, str, str], int] = {}
     for use in History(service.folder / "history").usage(since):
-        price = prices.get(use.tier)
-        money = None if price is None or use.audit else price.of(use.rows)
-        made.append({**use._asdict(), "money": money, "currency": price.currency if price else None})
-    return made
+        if not use.audit:
+            who = (use.principal, use.party, use.tier)
+            sums[who] = sums.get(who, 0) + use.rows
+    return [
+        {
+            "principal": who, "party": party, "tier": tier, "rows": rows,
+            "money": price.of(rows) if (price := prices.get(tier)) else None,
+            "currency": price.currency if price else None,
+        }
+        for (who, party, tier), rows in sorted(sums.items())
+    ]  # fmt: skip
 
 
 def decisions(service: Service, request: Request) -> Any:
@@ -134,7 +141,7 @@ def decisions(service: Service, request: Request) -> Any:
             "principal": row.principal, "party": row.party, "tier": row.tier, "rows": row.rows, "status": row.status,
             "rule": row.rule, "version": row.version, "audit": row.audit,
         }
-        for row in History(service.folder / "history").latest(min(limit, 1000), wanted)
+        for row in History(service.folder / "history").recent(min(limit, 1000), wanted)
     ]  # fmt: skip
 
 

@@ -171,7 +171,7 @@ class Gateway:
             if path in (ADMIT, MIRROR):
                 status, headers = await hook(lambda route: _of_host(self._routes.get(route, ()), scope), scope, receive)
                 return _sent(Message(b"", {}), status, headers)
-            return self._other(path, method, scope)
+            return await self._other(path, method, scope)
         if method != "POST":
             refusal = desk.service.codec.error(405, "inference takes POST")
             return _sent(refusal, 405, {"allow": "POST"})
@@ -190,13 +190,13 @@ class Gateway:
             message = desk.service.codec.error(refused.status, refused.message)
             return _sent(message, refused.status, {"x-request-id": number, **refused.headers})
 
-    def _other(self, path: str, method: str, scope: Scope) -> Sent:
+    async def _other(self, path: str, method: str, scope: Scope) -> Sent:
         """Health, metadata, and everything that is not declared."""
         if method in ("GET", "HEAD"):
             if path == "/healthz":
                 return _sent(Message(b'{"status":"up"}', _JSON), 200)
             if path == "/readyz":
-                troubles = [trouble for desk in self._desks if (trouble := desk.trouble())]
+                troubles = [trouble for desk in self._desks if (trouble := await desk.trouble())]
                 status = 503 if troubles or not self._desks else 200
                 return _sent(
                     Message(b'{"status":"ready"}' if status == 200 else b'{"status":"not ready"}', _JSON), status
@@ -248,7 +248,7 @@ class Gateway:
             )  # fmt: skip
             await _record(desk, row)
         except Refused:
-            await desk.ledger.refund(holders, len(x), at)
+            await desk.ledger.refund(holders, len(x), admission.at)
             raise
         metrics().answered(service.id, caller.tier, len(x), time.perf_counter() - started, upstream)
         return _sent(message, 200, {"x-request-id": number, **quota(admission)})

@@ -13,10 +13,11 @@ from understudy.gateway.keys import Keys
 from understudy.gateway.leases import LeasedLedger
 from understudy.gateway.ledger import Ledger, MappedLedger
 from understudy.gateway.metrics import log
+from understudy.gateway.recount import recount
 from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import App, AsgiUpstream, HttpUpstream, Upstream
-from understudy.guard import MONTH, Allowance
-from understudy.history import History, Writer
+from understudy.guard import Allowance
+from understudy.history import Writer
 from understudy.wire import Card, Message
 
 _REMEMBERED = 100_000  # callers whose holders are kept at hand
@@ -43,9 +44,9 @@ class Desk:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         keep = old is not None and old.service.folder == folder
         inputs = service.guard.logging.inputs
-        history = old.history if old and keep else Writer(folder / "history", worker, inputs)
-        if old and keep:
-            history.inputs = inputs
+        if old and keep and old.service.guard.logging.inputs != inputs:
+            old.history.close()
+        history = old.history if old and keep and not old.history.closed else Writer(folder / "history", worker, inputs)
         ledger = old.ledger if old and keep else _ledger(service, state)
         identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite", 0.25))
         card = Card(service.id, None, service.space.shape, service.exposure)
@@ -69,11 +70,13 @@ class Desk:
             self._holders[caller] = found
         return found
 
-    def trouble(self) -> str | None:
-        """Why this desk cannot answer now, or None."""
-        if not self.history.healthy and self.service.guard.logging.when_unavailable == "refuse":
-            return "the record is not available"
-        return self.ledger.trouble()
+    async def trouble(self) -> str:
+        """Why this desk cannot answer now; empty where it can."""
+        if self.service.guard.logging.when_unavailable == "refuse" and not await self.history.probe():
+            return self.history.reason
+        if not self.identity.wait(0):
+            return "the issuer's keys are not there yet"
+        return self.ledger.trouble
 
     async def retire(self, successors: Sequence[Desk]) -> None:
         """Close what no successor took over."""
@@ -81,6 +84,7 @@ class Desk:
         self.identity.close()
         if all(other.ledger is not self.ledger for other in successors):
             await self.ledger.close()
+        if all(other.history is not self.history for other in successors):
             self.history.close()
 
     async def close(self) -> None:
@@ -91,12 +95,11 @@ class Desk:
 def _ledger(service: Service, state: str | None) -> Ledger:
     """Allowances; counted anew from history where the machine went down since they were written."""
     if state is not None:
-        return LeasedLedger(state, service.folder, service.id, service.guard.state_away)
+        return LeasedLedger(state, service.folder, service.guard.state_away, prefix=f"understudy:{service.id}")
     ledger = MappedLedger(service.folder / "allowances.ledger")
     if ledger.stale:
-        counted = History(service.folder / "history").recount(time.time() - MONTH)
-        ledger.restore(counted)
-        log().warning("the machine restarted: allowances were counted anew from history", endpoint=service.id)
+        ledger.restore(recount(service.folder / "history", time.time()))
+        log().warning("allowances were counted from the record", endpoint=service.id)
     return ledger
 
 

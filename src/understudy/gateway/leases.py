@@ -135,6 +135,11 @@ class LeasedLedger:
         asked = [(key, Allowance(None, *allowance[1:]), rows, since, 0, 0) for key, _, allowance in names]
         await self._call(asked)
 
+    @property
+    def trouble(self) -> str:
+        """Why the server cannot be counted on; empty while all is well."""
+        return self._trouble
+
     def usage(self, key: str) -> Usage:
         """What one key has used, leases included. Blocks: for the administrator."""
         with self._blocking() as client:

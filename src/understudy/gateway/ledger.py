@@ -45,6 +45,11 @@ class Ledger(Protocol):
         """What every key has used."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be admitted now; empty while all is well."""
+        ...
+
     async def close(self) -> None:
         """Let go of everything."""
         ...
@@ -115,6 +120,11 @@ class MappedLedger:
             for key, _, allowance in names:
                 if place := self._find(table, key):
                     table.write(place, guard.refund(allowance, Usage(*table.read(place)), rows, since, now))
+
+    @property
+    def trouble(self) -> str:
+        """Nothing: a file that cannot be used raises."""
+        return ""
 
     def usage(self, key: str) -> Usage:
         """What one key has used."""

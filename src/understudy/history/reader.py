@@ -18,7 +18,7 @@ from understudy.errors import HistoryError
 from understudy.history import segments as files
 from understudy.history.rows import COLUMNS, EMPTY, Head, Kept, Running, read_row, relink
 from understudy.history.segments import Segment, Tombstone
-from understudy.history.usage import Used, count, total
+from understudy.history.usage import Used, count, recent, total
 from understudy.types import Exchange
 
 T = TypeVar("T")
@@ -82,6 +82,16 @@ class History:
         floor = float("-inf") if since is None else since
         parts = [self._in(s.path, lambda db: count(db, floor)) for s in self.segments() if s.rows and s.last >= floor]
         return total([used for part in parts for used in part or ()])
+
+    def recent(self, limit: int, principal: str | None = None) -> list[Row]:
+        """The latest rows over all workers, newest first, without inputs and answers."""
+        found: list[Row] = []
+        for segment in sorted(self.segments(), key=lambda s: -s.last):
+            if len(found) >= limit and segment.last < found[-1].at:
+                break
+            found += self._in(segment.path, lambda db: recent(db, limit, principal)) or []
+            found = sorted(found, key=lambda row: -row.at)[:limit]
+        return found
 
     def export(self, path: str | Path, since: float | None = None) -> int:
         """Write a Parquet file, principals and parties under pseudonyms; returns the number of exchanges in it."""

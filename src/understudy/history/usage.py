@@ -6,23 +6,27 @@ import sqlite3
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
+from understudy.history.rows import Row
+
 # Erased rows count for nobody in particular; what was refused or failed was not asked.
 _COUNT = """
 SELECT CAST(rows.at / 86400 AS INTEGER), CASE WHEN erased.seq IS NULL THEN principal ELSE '' END AS who,
-  CASE WHEN erased.seq IS NULL THEN party ELSE '' END AS whose, audit, SUM(rows), COUNT(*), MIN(rows.at)
-FROM rows LEFT JOIN erased USING(seq) WHERE rows.at >= ? AND status < 400 GROUP BY 1, who, whose, audit
+  CASE WHEN erased.seq IS NULL THEN party ELSE '' END AS whose, tier, audit, SUM(rows), COUNT(*), MIN(rows.at)
+FROM rows LEFT JOIN erased USING(seq) WHERE rows.at >= ? AND status < 400 GROUP BY 1, who, whose, tier, audit
 """
 
 
 class Used(NamedTuple):
-    """What one principal asked in one day (UTC). `rows`: queries; `requests`: exchanges; `first`: when the first came.
+    """What one principal asked in one day (UTC), as a customer of one tier.
 
+    `rows`: queries; `requests`: exchanges; `first`: when the first came.
     Only what was answered counts (status below 400). `audit`: the owner's own audit: not for billing.
     """
 
     day: date
     principal: str
     party: str
+    tier: str
     audit: bool
     rows: int
     requests: int
@@ -32,8 +36,8 @@ class Used(NamedTuple):
 def count(db: sqlite3.Connection, since: float) -> list[Used]:
     """The usage in one segment."""
     return [
-        Used(datetime.fromtimestamp(day * 86400, UTC).date(), who, whose, bool(audit), rows, requests, first)
-        for day, who, whose, audit, rows, requests, first in db.execute(_COUNT, (since,))
+        Used(datetime.fromtimestamp(day * 86400, UTC).date(), who, whose, tier, bool(audit), rows, requests, first)
+        for day, who, whose, tier, audit, rows, requests, first in db.execute(_COUNT, (since,))
     ]
 
 
@@ -41,13 +45,24 @@ def total(parts: list[Used]) -> list[Used]:
     """The usage of several segments as one, by day, party and principal."""
     sums: dict[tuple[object, ...], Used] = {}
     for part in parts:
-        key = part[:4]
+        key = part[:5]
         held = sums.get(key)
         sums[key] = part if held is None else _add(held, part)
-    return sorted(sums.values(), key=lambda used: (used.day, used.party, used.principal, used.audit))
+    return sorted(sums.values(), key=lambda used: (used.day, used.party, used.principal, used.tier, used.audit))
 
 
 def _add(one: Used, other: Used) -> Used:
     return one._replace(
         rows=one.rows + other.rows, requests=one.requests + other.requests, first=min(one.first, other.first)
     )
+
+
+def recent(db: sqlite3.Connection, limit: int, principal: str | None) -> list[Row]:
+    """The latest rows of one segment, newest first, without inputs and answers."""
+    whose = "" if principal is None else "WHERE principal = ?"
+    found = db.execute(
+        f"SELECT at, principal, party, tier, route, version, rule, status, rows, audit FROM rows {whose}"
+        " ORDER BY seq DESC LIMIT ?",
+        (limit,) if principal is None else (principal, limit),
+    )
+    return [Row(*head, audit=bool(audit)) for *head, audit in found]

@@ -60,6 +60,11 @@ class Writer:
         return not self.reason
 
     @property
+    def closed(self) -> bool:
+        """Whether it keeps nothing any more."""
+        return self._closed
+
+    @property
     def head(self) -> Head:
         """Where the chain ends now; written down elsewhere, it lets `verify` see a cut-off end."""
         return self._chain.head
