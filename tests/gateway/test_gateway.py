@@ -238,7 +238,7 @@ def test_every_answer_is_on_record(tmp_path: Path, model_server: int, guarding: 
         assert guard.post(ROUTES["open-inference"], body("open-inference", X[: 1 + i % 3]), key).status == 200
     history = History(tmp_path / "guard" / "digits" / "history")
     history.verify()
-    rows = list(history.rows())
+    rows = [kept.row for kept in history.rows()]
     assert len(rows) == 20
     assert sum(row.rows for row in rows) == sum(1 + i % 3 for i in range(1, 21))
     row = next(row for row in rows if row.rows == 3)
@@ -273,7 +273,7 @@ def test_sighup_takes_a_good_manifest_and_refuses_a_bad_one(
     path.write_text(yaml.safe_dump(good))
     guard.process.send_signal(signal.SIGHUP)
     wait_for(lambda: names() == ["predict"])
-    versions = {row.version for row in History(tmp_path / "guard" / "digits" / "history").rows()}
+    versions = {kept.row.version for kept in History(tmp_path / "guard" / "digits" / "history").rows()}
     assert len(versions) == 2
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from understudy.errors import HistoryError
 from understudy.history import segments as files
-from understudy.history.rows import COLUMNS, EMPTY, Head, Kept, Running, read_row, relink
+from understudy.history.rows import COLUMNS, EMPTY, Head, Kept, Row, Running, read_row, relink
 from understudy.history.segments import Segment, Tombstone
 from understudy.history.usage import Used, count, recent, total
 from understudy.types import Exchange
