@@ -49,7 +49,9 @@ def create(kind: str, name: str, **options: Any) -> Any:
 
 def options_of(factory: Any) -> list[str]:
     """The names of a plug-in's options."""
-    return [f.name for f in dataclasses.fields(factory) if f.init] if dataclasses.is_dataclass(factory) else []
+    if not dataclasses.is_dataclass(factory):
+        return []
+    return [f.name for f in dataclasses.fields(factory) if f.init and f.name != "fitted"]  # that is learnt, not given
 
 
 def load_object(path: str) -> Any:
