@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import yaml
 from model_server import model
-from understudy.history import History
 
 from running import (
     MODEL_SERVER,
@@ -32,6 +31,7 @@ from running import (
     start_guard,
     wait_for,
 )
+from understudy.history import History
 
 X = np.random.default_rng(0).uniform(0, 1, (3, 64))
 SECRETS = (
@@ -283,7 +283,8 @@ def test_observing_changes_nothing_and_says_what_would(
     path = manifest(tmp_path, model_server)
     key = add_key(path, "public")
     guard = guarding(path, "--observe")
-    for sent, used in ((body("open-inference"), key), (body("open-inference"), None), ({"inputs": 3}, key)):
+    wanted = body("open-inference", outputs=[{"name": "predict_proba"}])
+    for sent, used in ((wanted, key), (wanted, None), ({"inputs": 3}, key)):
         through = guard.post(ROUTES["open-inference"], sent, used)
         direct = guard.http.request(
             "POST", f"http://127.0.0.1:{model_server}{ROUTES['open-inference']}", body=json.dumps(sent).encode()

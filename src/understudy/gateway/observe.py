@@ -76,7 +76,9 @@ async def _think(desk: Desk, scope: Scope, headers: Mapping[str, str], body: byt
             raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
             answers = checked(raw, len(x), service.exposure)
         except UnderstudyError as error:
-            would.append(f"answer 502 ({error})")
+            would.append(
+                f"ask the model for {service.exposure} itself, since in this answer it cannot read it ({error})"
+            )
         else:
             if tier is not None and tier.grant.exposure != service.exposure:
                 release(tier.grant, x, answers, caller.principal)

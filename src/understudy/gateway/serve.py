@@ -60,6 +60,7 @@ def serve(options: Options, ready: Callable[[str], None] = lambda address: None)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(scratch)
     crew = _Crew(options, listening, scratch)
     try:
+        crew.listen_to_signals()
         crew.start()
         host, port = listening.getsockname()[:2]
         if options.admin:
@@ -98,7 +99,13 @@ class _Crew:
         self._options, self._listening, self._scratch = options, listening, scratch
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection, float]] = {}
-        self._ended = threading.Event()
+        self._ended, self._asked_to_reload = threading.Event(), False
+
+    def listen_to_signals(self) -> None:
+        """SIGTERM and SIGINT end `watch`, SIGHUP makes it reload."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ended.set())
+        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_asked_to_reload", True))
 
     def start(self) -> None:
         """Start every worker and wait until each serves. Raises UsageError with the first one's reason."""
@@ -128,29 +135,20 @@ class _Crew:
         return all(process.is_alive() for process, _, _ in self._workers.values())
 
     def watch(self) -> None:
-        """Pass signals on and restart what dies, until told to stop."""
-        previous = {
-            number: signal.signal(number, handler)
-            for number, handler in (
-                (signal.SIGTERM, lambda *_: self._ended.set()),
-                (signal.SIGINT, lambda *_: self._ended.set()),
-                (signal.SIGHUP, lambda *_: self._reload()),
-            )
-        }
-        try:
-            while not self._ended.wait(0.2):
-                for index, (process, pipe, since) in list(self._workers.items()):
-                    if process.is_alive():
-                        continue
-                    pipe.close()
-                    log().error("a worker died and is started again", worker=index, exit=process.exitcode)
-                    if process.pid:
-                        forget_worker(self._scratch, process.pid)
-                    self._ended.wait(max(0.0, min(_CALM, since + _CALM - time.monotonic())))
-                    self._start(index)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        """Pass reloads on and restart what dies, until told to stop."""
+        while not self._ended.wait(0.2):
+            if self._asked_to_reload:
+                self._asked_to_reload = False
+                self._reload()
+            for index, (process, pipe, since) in list(self._workers.items()):
+                if process.is_alive():
+                    continue
+                pipe.close()
+                log().error("a worker died and is started again", worker=index, exit=process.exitcode)
+                if process.pid:
+                    forget_worker(self._scratch, process.pid)
+                self._ended.wait(max(0.0, min(_CALM, since + _CALM - time.monotonic())))
+                self._start(index)
 
     def _reload(self) -> None:
         try:
