@@ -273,6 +273,7 @@ def test_files_that_cannot_grow_are_told_and_got_over(tmp_path: Path) -> None:
 def gone(folder: Path) -> Callable[[], object]:
     away = folder.with_name("away")
     folder.rename(away)
+    time.sleep(0.15)
     return lambda: away.rename(folder)
 
 
@@ -323,6 +324,7 @@ def test_a_history_swept_away_under_a_writer_is_missed(tmp_path: Path) -> None:
         await asyncio.gather(*(writer.append(row(i)) for i in range(20)))
         for path in tmp_path.iterdir():
             path.unlink()
+        await asyncio.sleep(0.15)
         with pytest.raises(HistoryError, match="removed"):
             await writer.append(row())
         await recovers(writer)

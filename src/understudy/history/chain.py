@@ -17,8 +17,10 @@ from understudy.history.rows import COLUMNS, EMPTY, SALT, Head, Row, pack_row, s
 from understudy.history.segments import Segment, connect, create, describe, key, lock, names, tombstones, worker_name
 from understudy.types import Floats
 
-#: Rows of one commit. A commit is one statement, so the interpreter's lock is let go of once, not once a row.
+#: Rows of one commit. Beside a busy loop, each time this thread lets go of the interpreter's lock may cost it a switch
+#: interval (5 ms): a commit is one statement, and a batch calls the system as rarely as it can.
 BATCH = 64
+_LOOK = 0.1  # seconds between looks whether the files are still there
 _OVERHEAD = 384  # bytes of a row beside its body, roughly
 _LOG = 64 * 2**20  # bytes that a write-ahead log keeps once a reader that held it up has gone
 
@@ -41,7 +43,7 @@ class Chain:
         self.folder, self.worker, self.limits = folder, worker_name(worker), limits
         self.head = Head()
         self._number, self._start, self._before, self._size, self._inode, self._sums = 0, 0.0, 0, 0, 0, EMPTY
-        self._path, self._wal = folder, ""
+        self._path, self._wal, self._salts, self._look_at = folder, "", b"", 0.0
         self._lock: IO[bytes] | None = None
         self._db: sqlite3.Connection | None = None
         self._begin(inputs, scale)
@@ -66,7 +68,9 @@ class Chain:
         results: list[HistoryError | None] = []
         values: list[object] = []
         head, sums, size = self.head, self._sums, 0
-        salts = os.urandom(SALT * len(rows))
+        if len(self._salts) < SALT * len(rows):
+            self._salts = os.urandom(64 * SALT * BATCH)
+        salts, self._salts = self._salts, self._salts[SALT * len(rows) :]
         for i, row in enumerate(rows):
             try:
                 body = pack_row(row, self._take)
@@ -78,8 +82,10 @@ class Chain:
             values += sealed
             size += len(body) + _OVERHEAD
         if values:
-            db.execute(_insert(len(values) // len(COLUMNS)), values)
-            self._there()
+            db.executemany(_insert(len(values) // len(COLUMNS)), (values,))
+            if now >= self._look_at or now < self._look_at - _LOOK:
+                self._look_at = now + _LOOK
+                self._there()
             self.head, self._sums, self._size = head, sums, self._size + size
         else:
             self.touch()

@@ -20,6 +20,7 @@ FORMAT = 1
 APPLICATION = 0x55485354  # "UHST", in the file's header
 PATIENCE = 2.0  # seconds to wait for another process's lock
 ACTS = "acts.sqlite"
+_TRIES = 10  # to get hold of a worker's name
 _NAME = re.compile(r"(\d{4,})-(.+)-(\d{8}T\d{6}Z)\.sqlite")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCHEMA = """
@@ -260,14 +261,19 @@ def lock(folder: Path, worker: str) -> IO[bytes]:
 
     path = folder / f"{worker}.lock"
     file = open(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "r+b", buffering=0)  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = file.read().decode("ascii", "replace").strip() or "unknown"
-        file.close()
-        raise HistoryError(
-            f"another process (id {holder}) writes to {folder} as worker {worker}; give each worker its own name"
-        ) from None
+    for left in reversed(range(_TRIES)):  # `expire` holds a name for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if left:
+                time.sleep(0.05)
+                continue
+            holder = file.read().decode("ascii", "replace").strip() or "unknown"
+            file.close()
+            raise HistoryError(
+                f"another process (id {holder}) writes to {folder} as worker {worker}; give each worker its own name"
+            ) from None
     with suppress(OSError):  # a full disk: the name is held all the same
         file.truncate(0)
         file.write(str(os.getpid()).encode())
