@@ -15,7 +15,7 @@ from understudy.guard import Allowance
 
 
 async def main(url: str, folder: str, notes: str, cap: int, stubborn: int) -> None:
-    ledger = LeasedLedger(url, folder, lease=64, timeout=0.5)
+    ledger = LeasedLedger(url, folder, lease=64, timeout=20)
     out = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     names = [("p:x", "you", Allowance()), ("o:x", "party", Allowance()), ("g", "all", Allowance(None, cap))]
     while stubborn:

@@ -244,10 +244,13 @@ def test_after_a_restart_of_the_machine_nothing_is_admitted_until_it_is_counted_
     assert late.stale
     with pytest.raises(LedgerError, match="machine has restarted"):
         ask(late, one("p:x"))
+    assert "machine has restarted" in (late.trouble() or "")
     assert late.usage("p:x").day_used == 5, "what is there can be looked at"
     third = MappedLedger(path)
     late.restore([("p:y", Usage(NOW, 0, NOW, 7, NOW, 7))])
     assert ask(third, one("p:y")).admitted, "the other workers notice"
+    assert third.trouble() is None
+    third.restore([])  # it was stale to this one too, a moment ago: what the first has admitted since stays
     assert dict(third.entries()).keys() == {"p:y"}
     for each in (ledger, other, late, third):
         asyncio.run(each.close())

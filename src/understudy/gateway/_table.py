@@ -170,12 +170,6 @@ class Table:
         count = min(self._words[_COUNT], self.capacity)
         return np.frombuffer(self._map, ENTRY, count, self._start).copy()
 
-    def entries(self) -> Iterator[tuple[str, Usage]]:
-        """Every key with what it used, where it used anything."""
-        for *numbers, key in self.rows().tolist():
-            if numbers != [0] * 6:
-                yield key[1 : key[0]].decode(errors="replace"), Usage(*numbers)
-
     def close(self) -> None:
         """Let go of the file."""
         for view in self._views:
@@ -190,6 +184,13 @@ class Table:
 
 
 _REMEDY = "move it away, and allowances are counted anew from the history"
+
+
+def entries(rows: npt.NDArray[Any]) -> Iterator[tuple[str, Usage]]:
+    """Every key with what it used, where it used anything."""
+    for *numbers, key in rows.tolist():
+        if numbers != [0] * 6:
+            yield key[1 : key[0]].decode(errors="replace"), Usage(*numbers)
 
 
 def alive(rows: npt.NDArray[Any], now: float) -> npt.NDArray[Any]:

@@ -76,7 +76,7 @@ class Desk:
             return self.history.reason
         if not self.identity.wait(0):
             return "the issuer's keys are not there yet"
-        return self.ledger.trouble
+        return self.ledger.trouble() or ""
 
     async def retire(self, successors: Sequence[Desk]) -> None:
         """Close what no successor took over."""
@@ -95,7 +95,7 @@ class Desk:
 def _ledger(service: Service, state: str | None) -> Ledger:
     """Allowances; counted anew from history where the machine went down since they were written."""
     if state is not None:
-        return LeasedLedger(state, service.folder, service.guard.state_away, prefix=f"understudy:{service.id}")
+        return LeasedLedger(state, service.folder, service.id, service.guard.state_away)
     ledger = MappedLedger(service.folder / "allowances.ledger")
     if ledger.stale:
         ledger.restore(recount(service.folder / "history", time.time()))

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 #: What is asked of the script for one key: key, allowance, rows given back, since when, rows, more that are wanted.
 _Asked = tuple[str, Allowance, int, float, int, int]
-_LOST = "the shared state was lost: it counts from nothing; confirm that it may (understudy guard --reset-state)"
+_LOST = "the shared state was lost and counts from nothing; an operator must confirm that it may"
 
 
 _ANY = Allowance()
@@ -70,6 +70,7 @@ class LeasedLedger:
         self,
         url: str,
         folder: str | Path,
+        name: str = "",
         away: Literal["refuse", "lease"] = "refuse",
         *,
         prefix: str = "understudy",
@@ -87,7 +88,7 @@ class LeasedLedger:
 
         self._where = _without_secrets(url)
         self._away, self._lease, self._life, self._timeout, self._clock = away, lease, life, timeout, clock
-        self._prefix = "{" + prefix + "}:"  # one slot of a cluster
+        self._prefix = "{" + ":".join(filter(None, (prefix, name))) + "}:"  # one slot of a cluster
         self._file = Path(folder) / "shared-state.json"
         try:
             # a call that is tried again might give rows back twice
@@ -135,11 +136,6 @@ class LeasedLedger:
         asked = [(key, Allowance(None, *allowance[1:]), rows, since, 0, 0) for key, _, allowance in names]
         await self._call(asked)
 
-    @property
-    def trouble(self) -> str:
-        """Why the server cannot be counted on; empty while all is well."""
-        return self._trouble
-
     def usage(self, key: str) -> Usage:
         """What one key has used, leases included. Blocks: for the administrator."""
         with self._blocking() as client:
@@ -151,6 +147,10 @@ class LeasedLedger:
         with self._blocking() as client:
             for key in client.scan_iter(match=_literally(start) + "*", count=1000):
                 yield key.removeprefix(start), _usage(client.hmget(key, _FIELDS))
+
+    def trouble(self) -> str | None:
+        """Why nothing can be leased now, or None."""
+        return f"shared allowances: {self._trouble}" if self._trouble else None
 
     async def reset(self) -> None:
         """Confirm that counting may start from what the server holds now. Once on each machine. Raises LedgerError."""

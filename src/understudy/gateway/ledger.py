@@ -45,9 +45,8 @@ class Ledger(Protocol):
         """What every key has used."""
         ...
 
-    @property
-    def trouble(self) -> str:
-        """Why nothing can be admitted now; empty while all is well."""
+    def trouble(self) -> str | None:
+        """Why nothing can be admitted now, or None."""
         ...
 
     async def close(self) -> None:
@@ -97,9 +96,7 @@ class MappedLedger:
     async def admit(self, names: Names, rows: int) -> Admission:
         """Charge `rows` to every name, or to none. Raises LedgerError where nothing can be counted."""
         with self._locked:
-            table, places = self._live(), list[int]()
-            if not self._counted:
-                raise LedgerError(f"{self._path}: the machine has restarted; allowances must be counted anew first")
+            table, places = self._counted_live(), list[int]()
             held = []
             for key, who, allowance in names:
                 place = self._places.get(key) or self._find(table, key) or 0
@@ -121,11 +118,6 @@ class MappedLedger:
                 if place := self._find(table, key):
                     table.write(place, guard.refund(allowance, Usage(*table.read(place)), rows, since, now))
 
-    @property
-    def trouble(self) -> str:
-        """Nothing: a file that cannot be used raises."""
-        return ""
-
     def usage(self, key: str) -> Usage:
         """What one key has used."""
         with self._locked:
@@ -136,14 +128,25 @@ class MappedLedger:
     def entries(self) -> Iterator[tuple[str, Usage]]:
         """What every key has used, as of now."""
         with self._locked:
-            return self._live().entries()
+            rows = self._live().rows()
+        return _table.entries(rows)
+
+    def trouble(self) -> str | None:
+        """Why nothing can be admitted now, or None."""
+        try:
+            with self._locked:
+                self._counted_live()
+        except LedgerError as error:
+            return str(error)
+        return None
 
     def restore(self, entries: Iterable[tuple[str, Usage]]) -> None:
-        """Replace everything by what was counted elsewhere, and admit again."""
+        """Replace everything by what was counted elsewhere, and admit again. A second worker's call does nothing."""
         kept = {_table.field(key): usage for key, usage in entries}
         rows = np.array([(*usage, key) for key, usage in kept.items()], ENTRY)
         with self._locked:
-            self._replace(rows, self._boot)
+            if self._live().boot != self._boot:
+                self._replace(rows, self._boot)
 
     def size(self) -> tuple[int, int]:
         """Keys in the file, and its bytes."""
@@ -168,6 +171,12 @@ class MappedLedger:
         if not 0.0 <= now - self._looked < _LOOK:
             self._look(table)
             self._looked = now
+        return table
+
+    def _counted_live(self) -> Table:
+        table = self._live()
+        if not self._counted:
+            raise LedgerError(f"{self._path}: the machine has restarted; allowances must be counted anew first")
         return table
 
     def _look(self, table: Table) -> None:

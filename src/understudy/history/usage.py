@@ -65,4 +65,4 @@ def recent(db: sqlite3.Connection, limit: int, principal: str | None) -> list[Ro
         " ORDER BY seq DESC LIMIT ?",
         (limit,) if principal is None else (principal, limit),
     )
-    return [Row(*values[:9], None, None, None, bool(values[9])) for values in found]
+    return [Row(*values[:9], audit=bool(values[9])) for values in found]  # type: ignore[misc]
