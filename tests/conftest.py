@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from running import MODEL_SERVER, Guard, free_port, listens, start_guard, wait_for
 
@@ -17,6 +18,10 @@ os.environ.setdefault("UNDERSTUDY_NOISE_KEY", "a key for tests, known to everybo
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo"
+
+# A deadline per example measures how busy the machine is, not the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
