@@ -192,6 +192,8 @@ def test_open_inference_outputs_by_name() -> None:
     assert (asked.signals, asked.wider) == (frozenset({P}), ())
     asked = parsed(made, {"inputs": [tensor()], "outputs": [{"name": "predict"}, {"name": "layer-7"}]})
     assert (asked.signals, asked.wider) == (frozenset({LABEL, VALUE}), ("outputs.layer-7",))
+    assert asked.beyond(frozenset({LABEL})) == ["outputs.layer-7"]
+    assert asked.beyond(frozenset({P})) == ["outputs.layer-7", "label", "value"]
     with pytest.raises(RequestError, match="none of the outputs") as caught:
         parsed(made, {"inputs": [tensor()], "outputs": [{"name": "layer-7"}]})
     assert caught.value.status == 400

@@ -20,6 +20,7 @@ import numpy as np
 from understudy.errors import (
     AnswerError,
     HistoryError,
+    InputError,
     KeysError,
     LedgerError,
     ManifestError,
@@ -262,6 +263,8 @@ class Gateway:
         try:
             message = service.codec.request(x, service.exposure.signals)
             reply = await desk.upstream.ask(message.body, message.headers)
+        except InputError as error:
+            raise Refused(400, str(error), "malformed") from None  # the upstream's datatype does not hold them
         except TooSlow as error:
             raise _upstream_failed(504, "the model did not answer in time", str(error), desk) from None
         except Unreachable as error:

@@ -76,7 +76,7 @@ def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[As
 def clamped(service: Service, tier: Served, asked: Asked) -> frozenset[Signal]:
     """What this answer holds: the signals asked for that are granted; all that are granted where none is."""
     granted = tier.grant.exposure.signals
-    wider = list(asked.wider) + sorted((asked.signals or frozenset()) - granted)
+    wider = asked.beyond(granted)
     if wider:
         if service.guard.asks == "refuse":
             raise Refused(403, f"this tier does not grant {', '.join(wider)[:200]}", "asks for more")

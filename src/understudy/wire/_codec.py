@@ -34,6 +34,7 @@ class Asked:
 
     `inputs`: float64, shape (n, *shape), n >= 1, finite. `signals`: asked for by name; None = whatever is granted.
     `wider`: fields that ask for more than inference needs, by name, for the log; none of them is passed on.
+    `alike`: signals of which one name may mean either, such as a tensor that holds classes or values.
     `echo`: harmless envelope to be sent back. `binary`: outputs wanted as binary tensors: which, or all, or none.
     `form`: which of the protocol's forms was used, where the answer's form follows from it.
     """
@@ -44,6 +45,15 @@ class Asked:
     echo: Mapping[str, Any] = field(default_factory=dict)
     binary: frozenset[Signal] | bool = False
     form: str = ""
+    alike: tuple[frozenset[Signal], ...] = ()
+
+    def beyond(self, granted: frozenset[Signal]) -> list[str]:
+        """What was asked for beyond `granted`, by name for the log: wider fields, and signals that are not granted."""
+        missing = (self.signals or frozenset()) - granted
+        for signals in self.alike:
+            if signals & granted:
+                missing -= signals
+        return [*self.wider, *sorted(missing)]
 
 
 class Card(NamedTuple):

@@ -105,7 +105,8 @@ class OpenInference:
         as_bytes: frozenset[Signal] | bool = everything.get("binary_data_output") is True
         if named is not None:
             as_bytes = frozenset(s for s, wanted in named.items() if (as_bytes if wanted is None else wanted))
-        return Asked(x, None if named is None else frozenset(named), noted(wider, headers), _echo(request), as_bytes)
+        signals = None if named is None else frozenset(named)
+        return Asked(x, signals, noted(wider, headers), _echo(request), as_bytes, alike=self._alike)
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """One tensor per released signal, `model_name`, and the request's `id`."""
@@ -171,6 +172,10 @@ class OpenInference:
     @cached_property
     def _signals(self) -> dict[str, tuple[Signal, ...]]:
         return {name: tuple(s for s in Signal if self._tensors[s] == name) for name in self._tensors.values()}
+
+    @cached_property
+    def _alike(self) -> tuple[frozenset[Signal], ...]:
+        return tuple(frozenset(signals) for signals in self._signals.values() if len(signals) > 1)
 
     def _named(self, outputs: Any, wider: list[str]) -> dict[Signal, bool | None] | None:
         """The signals asked for by tensor name, each with whether it was wanted as bytes; None where none was named."""
