@@ -6,7 +6,7 @@ import sqlite3
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from understudy.history.rows import Row
+from understudy.history.rows import NOTHING, Row
 
 # Erased rows count for nobody in particular; what was refused or failed was not asked.
 _COUNT = """
@@ -65,4 +65,4 @@ def _add(one: Used, other: Used) -> Used:
 def recent(db: sqlite3.Connection, limit: int, principal: str | None) -> list[Row]:
     """The latest rows of one segment, newest first, without inputs and answers."""
     found = db.execute(_RECENT, {"who": principal, "limit": limit})
-    return [Row(*head, None, None, None, bool(audit)) for *head, audit in found]
+    return [Row._make((*head, None, None, None, bool(audit), NOTHING)) for *head, audit in found]
