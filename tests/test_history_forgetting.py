@@ -28,9 +28,9 @@ def test_usage_is_counted_by_day_party_and_principal(tmp_path: Path) -> None:
     used = [tuple(u) for u in History(tmp_path).usage()]
     first, second = date(2024, 10, 4), date(2024, 10, 5)
     assert used == [
-        (first, "acme-1", "acme", False, 16, 3, T0),
-        (first, "acme-2", "acme", True, 1, 1, T0 + 5),
-        (second, "acme-1", "acme", False, 6, 2, T0 + DAY),
+        (first, "acme-1", "acme", "free", False, 16, 3, T0),
+        (first, "acme-2", "acme", "free", True, 1, 1, T0 + 5),
+        (second, "acme-1", "acme", "free", False, 6, 2, T0 + DAY),
     ]
     assert [u.rows for u in History(tmp_path).usage(since=T0 + 1.2 * DAY)] == [3]
 
@@ -133,6 +133,9 @@ def test_an_erased_principal_is_gone_from_the_bytes_and_the_chain_holds(tmp_path
     assert list(history.rows(principal="zanzibar-77")) == list(history.rows(principal="-" * 11)) == []
     assert {u.principal for u in history.usage()} == {"", "acme-1"}
     assert history.erase("zanzibar-77") == 0
+    assert history.recent(100, "-" * 11) == history.recent(100, "zanzibar-77") == []
+    assert {r.principal for r in history.recent(100)} == {"", "acme-1"}
+    assert [r.at for r in history.recent(3, "acme-1")] == [T0 + 50, T0 + 39, T0 + 37]
 
 
 def test_erasing_beside_a_busy_writer_loses_nothing(tmp_path: Path) -> None:

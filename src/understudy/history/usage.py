@@ -6,13 +6,18 @@ import sqlite3
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from understudy.history.rows import Row
+from understudy.history.rows import NOTHING, Row
 
 # Erased rows count for nobody in particular; what was refused or failed was not asked.
 _COUNT = """
 SELECT CAST(rows.at / 86400 AS INTEGER), CASE WHEN erased.seq IS NULL THEN principal ELSE '' END AS who,
   CASE WHEN erased.seq IS NULL THEN party ELSE '' END AS whose, tier, audit, SUM(rows), COUNT(*), MIN(rows.at)
 FROM rows LEFT JOIN erased USING(seq) WHERE rows.at >= ? AND status < 400 GROUP BY 1, who, whose, tier, audit
+"""
+_RECENT = """
+SELECT rows.at, iif(erased.seq IS NULL, principal, ''), iif(erased.seq IS NULL, party, ''), tier, route, version, rule,
+  status, rows, audit FROM rows LEFT JOIN erased USING(seq)
+WHERE :who IS NULL OR (principal = :who AND erased.seq IS NULL) ORDER BY rows.seq DESC LIMIT :limit
 """
 
 
@@ -59,10 +64,5 @@ def _add(one: Used, other: Used) -> Used:
 
 def recent(db: sqlite3.Connection, limit: int, principal: str | None) -> list[Row]:
     """The latest rows of one segment, newest first, without inputs and answers."""
-    whose = "" if principal is None else "WHERE principal = ?"
-    found = db.execute(
-        f"SELECT at, principal, party, tier, route, version, rule, status, rows, audit FROM rows {whose}"
-        " ORDER BY seq DESC LIMIT ?",
-        (limit,) if principal is None else (principal, limit),
-    )
-    return [Row(*values[:9], audit=bool(values[9])) for values in found]  # type: ignore[misc]
+    found = db.execute(_RECENT, {"who": principal, "limit": limit})
+    return [Row._make((*head, None, None, None, bool(audit), NOTHING)) for *head, audit in found]
