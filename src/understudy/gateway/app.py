@@ -26,6 +26,7 @@ from understudy.errors import (
     ManifestError,
     Unauthenticated,
     UnderstudyError,
+    UsageError,
 )
 from understudy.gateway.desk import Desk
 from understudy.gateway.hooks import ADMIT, MIRROR, hook
@@ -277,8 +278,8 @@ class Gateway:
             content = decoded(reply.body, reply.headers, service.guard.max_answer)
             raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
             return checked(raw, len(x), service.exposure)
-        except (AnswerError, RequestError) as error:
-            raise _upstream_failed(502, "the model's answer could not be used", type(error).__name__, desk) from None
+        except (AnswerError, RequestError, UsageError) as error:
+            raise _upstream_failed(502, "the model's answer could not be used", str(error), desk) from None
 
     @staticmethod
     def _release(service: Service, tier: Served, x: Floats, answers: Answers, caller: Caller) -> Answers:

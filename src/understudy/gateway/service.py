@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from understudy import fitting, registry
 from understudy.endpoint import defences
-from understudy.errors import ManifestError
+from understudy.errors import ManifestError, UsageError
 from understudy.guard import Allowance, Grant
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
-from understudy.types import Box, Exposure, Signal, digest
+from understudy.types import Answers, Box, Exposure, Signal, digest
+from understudy.wire import Asked, Card, Message
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Service:
     http: Http
     version: str
     route: str
+    cards: Mapping[str, Message]
     codec: Any
     space: Box
     exposure: Exposure
@@ -80,13 +84,22 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     tiers = {tier.id: _tier(tier, manifest, guard, served, today, warnings, path) for tier in manifest.tiers}
     if sum(tier.unauthenticated for tier in manifest.tiers) > 1:
         raise ManifestError(f"{path}: tiers: at most one tier can be unauthenticated")
+    route = guard.path or urlsplit(http.url).path or "/"
+    card = Card(manifest.metadata.id, None, tuple(box.shape), served)
+    try:
+        cards = codec.routes(route, card)
+        for tier in tiers.values():  # an answer that this codec cannot write is found now, not by a customer
+            codec.respond(Asked(np.zeros((1, *box.shape))), _blank(tier.grant.exposure), card.name)
+    except UsageError as error:
+        raise ManifestError(f"{path}: target.http: {error}") from None
     return Service(
         path=path,
         manifest=manifest,
         guard=guard,
         http=http,
         version=digest(repr(manifest.model_dump(mode="json", by_alias=True)))[:16],
-        route=guard.path or urlsplit(http.url).path or "/",
+        route=route,
+        cards=cards,
         codec=codec,
         space=Box(box.low, box.high, tuple(box.shape)),
         exposure=served,
@@ -94,6 +107,14 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
         everybody=allowance(guard.limits) if guard.limits else Allowance(),
         warnings=tuple(warnings),
     )
+
+
+def _blank(exposure: Exposure) -> Answers:
+    """An answer to one row, all zeros."""
+    zeros = {
+        s: np.zeros(1, np.int64) if s is Signal.LABEL else np.zeros((1, exposure.outputs)) for s in exposure.grains
+    }
+    return Answers(zeros, exposure.outputs)
 
 
 def allowance(limits: Limits) -> Allowance:
