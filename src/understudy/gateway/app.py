@@ -115,7 +115,7 @@ class Gateway:
         self._routes, self._cards = {}, {}
         for desk in desks:
             self._routes.setdefault(desk.service.route, []).append(desk)
-            for path, message in desk.cards.items():
+            for path, message in desk.service.cards.items():
                 self._cards.setdefault(path, []).append((desk, message))
 
     def _later(self, closing: Coroutine[None, None, None], seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import App, AsgiUpstream, HttpUpstream, Upstream
 from understudy.guard import Allowance
 from understudy.history import Writer
-from understudy.wire import Card, Message
 
 _REMEMBERED = 100_000  # callers whose holders are kept at hand
 Holders = Sequence[tuple[str, str, Allowance]]
@@ -33,7 +32,6 @@ class Desk:
     ledger: Ledger
     upstream: Upstream
     history: Writer
-    cards: Mapping[str, Message]
     in_flight: int = 0
     _holders: dict[Caller, Holders] = field(default_factory=dict)
 
@@ -49,10 +47,7 @@ class Desk:
         history = old.history if old and keep and not old.history.closed else Writer(folder / "history", worker, inputs)
         ledger = old.ledger if old and keep else _ledger(service, state)
         identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite", 0.25))
-        card = Card(service.id, None, service.space.shape, service.exposure)
-        return cls(
-            service, identity, ledger, _upstream(service, app), history, service.codec.routes(service.route, card)
-        )
+        return cls(service, identity, ledger, _upstream(service, app), history)
 
     def holders(self, caller: Caller, tier: Served) -> Holders:
         """Whose allowances a request is charged to: the principal, its party, everybody; an audit counts for itself."""
