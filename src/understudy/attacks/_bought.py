@@ -1,17 +1,15 @@
-"""What an attack on scores has bought so far, and what the answers say of themselves: precision, determinism, kind."""
+"""What an attack on scores has bought so far, what the answers say of themselves, and which points to ask for next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
 from understudy.attacks._frame import Frame
-from understudy.attacks._solvers import Link, probabilities
 from understudy.protocols import Metered
-from understudy.types import Bools, Floats, Signal
+from understudy.types import Bools, Box, Floats, Signal
 
 _SATURATED = 1e-9  # closer than this to 1, a largest probability says nothing
 
@@ -25,7 +23,7 @@ class Precision:
 
     @classmethod
     def of(cls, values: Floats) -> Precision:
-        """The coarsest grid that holds every value that is not 0 or 1."""
+        """The coarsest grid that holds every value that is not 0 or 1; no such value: no decimals."""
         telling = values[(values != 0) & (np.abs(values) != 1)]
         if not len(telling):
             return cls(0, 1.0)
@@ -52,7 +50,10 @@ class Precision:
 
 
 class Bought:
-    """Points in frame coordinates and their answers. Asking adds to both; check answers are kept apart."""
+    """Points in frame coordinates and their answers. Asking adds to both; check answers are kept apart.
+
+    Nothing is ever asked beyond what remains of the budget: of a longer list the first points are asked.
+    """
 
     def __init__(self, target: Metered, frame: Frame) -> None:
         given = target.exposure.signals
@@ -62,39 +63,62 @@ class Bought:
         self.u = np.zeros((0, frame.d))
         self.y = np.zeros((0, self.outputs))
         self.mask = np.zeros((0, self.outputs), np.bool_)
+        self.checks = 0  # queries that no equation was made of
         self.deterministic, self.noise, self.mislabelled = True, 0.0, False
+        low, high = np.full(frame.d, -np.inf), np.full(frame.d, np.inf)
+        if isinstance(frame.space, Box):
+            low, high = frame.space.low.reshape(frame.d), frame.space.high.reshape(frame.d)
+        self._low, self._high = (low - frame.middle) / frame.half, (high - frame.middle) / frame.half
 
-    def ask(self, u: Floats) -> None:
-        """Buy answers. The first call asks one point twice: that is the test for determinism."""
-        if not len(u):
+    # asking
+
+    def ask(self, u: Floats) -> int:
+        """Buy equations; returns how many."""
+        u, y, mask = self._query(u)
+        self._keep(u, y, mask)
+        return len(u)
+
+    def check(self, u: Floats) -> tuple[Floats, Floats, Bools]:
+        """Buy answers that nothing is fitted to: (points, answers, given)."""
+        u, y, mask = self._query(u)
+        self.checks += len(u)
+        return u, y, mask
+
+    def repeat(self, u: Floats) -> None:
+        """Ask each point twice: are answers deterministic, and if not, how noisy? The first answer is an equation."""
+        n = min(len(u), self.target.remaining // 2)
+        asked, y, mask = self._query(np.concatenate([u[:n], u[:n]]))
+        if len(asked) < 2 * n or not n:
             return
-        first = not len(self.u)
-        y, mask = self._query(u)
-        if first and len(u) > 1:
-            self.deterministic = bool(np.array_equal(y[0], y[1]) and np.array_equal(mask[0], mask[1]))
-            self.noise = float(np.abs(y[0] - y[1]).max())
-            u, y, mask = u[1:], y[1:], mask[1:]
+        self.checks += n
+        if not (np.array_equal(y[:n], y[n:]) and np.array_equal(mask[:n], mask[n:])):
+            self.deterministic = False
+            both = mask[:n] & mask[n:]
+            self.noise = float(np.sqrt(((y[:n] - y[n:])[both] ** 2).mean() / 2)) if both.any() else 0.0
+        self._keep(asked[:n], y[:n], mask[:n])
+
+    def _keep(self, u: Floats, y: Floats, mask: Bools) -> None:
         self.u, self.y = np.concatenate([self.u, u]), np.concatenate([self.y, y])
         self.mask = np.concatenate([self.mask, mask])
 
-    def check(self, u: Floats) -> tuple[Floats, Bools]:
-        """Buy answers that nothing is fitted to: (answers, given)."""
+    def _query(self, u: Floats) -> tuple[Floats, Floats, Bools]:
+        u = u[: max(self.target.remaining, 0)]
         if not len(u):
-            return np.zeros((0, self.outputs)), np.zeros((0, self.outputs), np.bool_)
-        return self._query(u)
-
-    def _query(self, u: Floats) -> tuple[Floats, Bools]:
-        answers = self.target.query(self.frame.inputs(u))
+            return u, np.zeros((0, self.outputs)), np.zeros((0, self.outputs), np.bool_)
+        x = self.frame.inputs(u)
+        answers = self.target.query(x)
         y, mask = np.asarray(answers[self.signal], np.float64), answers.mask(self.signal)
         if self.signal is Signal.PROBABILITIES and ((y < 0) | (y > 1))[mask].any():
             self.mislabelled = True
         if self.outputs == 2 and self.signal is Signal.PROBABILITIES and not self.mislabelled:
             y, mask = np.where(mask, y, 1 - y[:, ::-1]), mask | mask[:, ::-1]  # one of two tells the other
-        return y, mask
+        return (x.reshape(len(x), -1) - self.frame.middle) / self.frame.half, y, mask  # u as it was after rounding
+
+    # what is known
 
     def rows(self) -> tuple[Floats, Floats, Bools]:
         """X (n, d + 1) with a trailing one, answers, given."""
-        return np.hstack([self.u, np.ones((len(self.u), 1))]), self.y, self.mask
+        return widen(self.u), self.y, self.mask
 
     @property
     def value(self) -> bool:
@@ -110,107 +134,87 @@ class Bought:
         return Precision.of(self.y[self.mask])
 
     @property
+    def quantum(self) -> float:
+        """Step of the grid that answers lie on; 0 for floats and for noisy answers."""
+        return self.precision.quantum if self.deterministic else 0.0
+
+    @property
     def shown(self) -> int:
         """Entries per answer."""
         return int(self.mask.sum(1).max())
 
     @property
     def full(self) -> bool:
-        """Whether every class is given, as floats, the same each time."""
-        return bool(self.mask.all()) and self.deterministic and (self.precision.is_float or self.unknown_precision)
-
-    @property
-    def unknown_precision(self) -> bool:
-        """Too few answers that are not 0 or 1 to know."""
-        inside = self.y[self.mask & (self.y > 0) & (self.y < 1)]
-        return len(np.unique(inside)) < 2
+        """Whether every class is given, as floats or too few to tell, the same each time."""
+        few = len(np.unique(self.y[self.mask & (self.y != 0) & (np.abs(self.y) != 1)])) < 2
+        return bool(self.mask.all()) and self.deterministic and (few or self.precision.is_float)
 
     def top(self) -> Floats:
         """The largest given entry of each row."""
         return np.asarray(np.where(self.mask, self.y, 0).max(1))
-
-    def unsaturated(self) -> Bools:
-        """Rows whose given entries say something of the logits."""
-        step = max(self.precision.quantum, _SATURATED)
-        top = self.top()
-        return np.asarray((top <= 1 - step) & (top > 0))
 
     def usable(self) -> Bools:
         """Rows whose log-ratios keep enough digits. Of two classes one is often computed as 1 - p, and loses them."""
         least = 1e-5 if self.outputs == 2 else 1e-250
         return np.asarray(((self.y > least) & self.mask).all(1))
 
-    def informative(self, theta: Floats, link: Link, n: int, rng: Generator) -> Floats:
-        """Points where a fitted model expects unsaturated answers, as many for each largest class.
+    # where to ask next
 
-        With k of c entries per answer a class is learned only where it is among them, and only where it is contested.
-        """
-        u = rng.uniform(-1, 1, (20 * n + 200, self.frame.d)) * rng.choice([1.0, 0.8, 0.6], (20 * n + 200, 1))
-        p = probabilities(theta, np.hstack([u, np.ones((len(u), 1))]), link)
-        top, label = p.max(1), p.argmax(1)
-        order = np.lexsort((rng.random(len(u)), top > 0.95))
-        rank = np.empty(len(u), np.intp)
-        for k in range(self.outputs):
-            mine = order[label[order] == k]
-            rank[mine] = np.arange(len(mine))
-        return np.asarray(u[np.argsort(rank, kind="stable")[:n]])
+    def inside(self, u: Floats) -> Floats:
+        """Points moved into the space where a coordinate is bounded."""
+        return np.clip(u, self._low, self._high)
 
-    def sample(self, n: int, rng: Generator) -> Floats:
-        """Points spread over the frame, half of them the attacker's rows."""
-        return self.frame.sample(n, rng)
+    def spread(self, n: int, rng: Generator) -> Floats:
+        """Points all over the space, half of them the attacker's rows, some drawn in towards the middle."""
+        radius = rng.choice([1.0, 0.5, 0.25], (n, 1))
+        return self.inside(self.frame.sample(n, rng) * radius)
 
-    def near(self, base: Floats, n: int, radius: float, rng: Generator) -> Floats:
-        """Points around the base, `radius` of the way to a uniform point of the box: always inside."""
+    def near(self, base: Floats, n: int, rng: Generator, least: float = 0.2) -> Floats:
+        """Points around the base, `least` to all of the way to a uniform point of the box."""
         uniform = rng.uniform(-1, 1, (n, self.frame.d))
-        return np.asarray(base + radius * (uniform - base * self.frame.bounded))
+        radius = rng.uniform(least, 1, (n, 1))
+        return self.inside(base + radius * (uniform - base * self.frame.bounded))
 
-    def pilot(self, base: Floats, n: int, rng: Generator) -> float:
-        """The radius at which a few answers say most. The answers are kept."""
-        radii, values = (1.0, 0.4, 0.15), []
-        for radius in radii:
-            before = len(self.u)
-            self.ask(self.near(base, min(n, self.target.remaining), radius, rng))
-            values.append(radius * _sensitivity(self.y[before:], self.mask[before:]))
-        return _smallest_good(radii, values)
+    def contested(self, theta: Floats, n: int, widths: tuple[float, float], shift: bool, rng: Generator) -> Floats:
+        """Points all over the space where a model expects unsaturated answers, every class in turn among the largest.
 
-    def best_radius(self, base: Floats, theta: Floats, link: Link, rng: Generator) -> float:
-        """As `pilot`, from a fitted model instead of queries."""
-        radii = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02)
-        values = []
-        for radius in radii:
-            u = self.near(base, 200, radius, rng)
-            p = probabilities(theta, np.hstack([u, np.ones((200, 1))]), link)
-            k = self.shown
-            shown = p >= np.partition(p, -k, axis=1)[:, -k, None] if k < self.outputs else np.ones_like(p, np.bool_)
-            values.append(radius * _sensitivity(p, shown))
-        return _smallest_good(radii, values)
-
-
-def _sensitivity(p: Floats, mask: Bools) -> float:
-    """How far given entries move with their logits, on average: p (1 - p)."""
-    return float(np.where(mask, p * (1 - p), 0).sum(1).mean()) if len(p) else 0.0
+        A model's c scores fix only c of d directions. So a point is drawn anywhere and moved, as little as possible,
+        to where its scores are normal draws of a width from `widths`: it stays far out, where an answer says most
+        about the weights, and its answer is still in play. `shift`: a common constant of the scores means nothing.
+        """
+        weights, bias = theta[:, :-1], theta[:, -1]
+        width = np.exp(rng.uniform(*np.log(widths), (n, 1)))
+        goal = width * rng.standard_normal((n, len(theta)))
+        if shift:
+            weights, bias, goal = weights - weights.mean(0), bias - bias.mean(), goal - goal.mean(1, keepdims=True)
+        else:
+            goal = goal - 1
+        if not np.abs(weights).max() > 0:
+            return self.spread(n, rng)
+        back = np.linalg.pinv(weights, rcond=1e-2)
+        u = self.frame.sample(n, rng)
+        for _ in range(4):
+            u = self.inside(u + (goal - u @ weights.T - bias) @ back.T)
+        return u
 
 
-def _smallest_good(radii: Sequence[float], values: Sequence[float]) -> float:
-    """The smallest radius whose signal is near the best: few equations want even information, not a few sharp rows."""
-    return min(r for r, v in zip(radii, values, strict=True) if v >= 0.85 * max(values))
+def widen(u: Floats) -> Floats:
+    """Points with a trailing one for the bias."""
+    return np.hstack([u, np.ones((len(u), 1))])
 
 
 def find_base(bought: Bought, limit: float, rng: Generator) -> Floats:
-    """A point (1, d) where the answers are not saturated; every query on the way is kept as an equation.
+    """A point (1, d) where full float answers are not saturated; every query on the way is kept as an equation.
 
     The centre, if its largest entry is at most `limit`; else the least saturated of a few spread points; else
     bisection between two that are answered differently, which ends where two classes are about as likely.
     """
-    if bought.unsaturated()[0] and bought.top()[0] <= limit:
+    if bought.top()[0] <= min(limit, 1 - _SATURATED):
         return bought.u[:1]
-    n = min(10, bought.target.remaining // 8)
-    if n < 1:
-        return bought.u[:1]
-    bought.ask(bought.sample(n, rng))
+    bought.ask(bought.frame.sample(min(10, bought.target.remaining // 8), rng))
     for _ in range(60):
         best = int(bought.top().argmin())
-        if bought.unsaturated()[best] and bought.top()[best] <= min(limit, 0.99):
+        if bought.top()[best] <= min(limit, 0.99):
             break
         labels = np.where(bought.mask, bought.y, -np.inf).argmax(1)
         others = np.flatnonzero(labels != labels[-1])

@@ -1,209 +1,391 @@
-"""Fits of generalised linear models to bought answers: least squares, soft cross-entropy, Gauss-Newton.
+"""Fits of linear models to bought answers: closed forms where there are any, Newton steps where there are none.
 
 Shapes: x (n, d + 1) inputs with a trailing one, y (n, c) answers, mask (n, c) which entries were given,
-theta (c, d + 1) weights and biases.
+theta (c, d + 1) weights and biases, z (n, c) = x @ theta.T.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 
-from understudy.targets.linear import normalised_sigmoid, softmax
+from understudy.targets.linear import Link, normalised_sigmoid, softmax
 from understudy.types import Bools, Floats
 
-Link = Literal["softmax", "one-vs-rest"]
+#: What a model may be. "centred": logits to which each answer adds a constant of its own, log-probabilities for one.
+Family = Literal["softmax", "one-vs-rest", "linear", "centred"]
 
-_DENSE = 2500  # unknowns up to which normal equations are formed
+_TINY = 1e-300
+_DENSE = 2500  # unknowns up to which the matrix of the normal equations is formed
 
 
-def probabilities(theta: Floats, x: Floats, link: Link) -> Floats:
-    """(n, c) probabilities of a model."""
-    z = x @ theta.T
-    return softmax(z) if link == "softmax" else normalised_sigmoid(z)
+def predict(theta: Floats, x: Floats, family: Family) -> Floats:
+    """(n, c) answers of a model: probabilities, or scores where the family is linear."""
+    z = np.asarray(x @ theta.T)
+    if family == "softmax":
+        return softmax(z)
+    return normalised_sigmoid(z) if family == "one-vs-rest" else z
+
+
+def link_of(family: Family, value: bool) -> Link:
+    """How a substitute of this family answers."""
+    if value:
+        return "identity"
+    return "one-vs-rest" if family == "one-vs-rest" else "softmax"
+
+
+# closed forms
 
 
 def log_ratios(x: Floats, y: Floats, absolute: bool) -> Floats:
-    """Softmax from full probabilities, in closed form: log p_k - log p_r is linear in the inputs.
+    """Softmax from full probabilities: log p_k - log p_r is linear in the inputs.
 
     `absolute`: whether a small probability has lost digits, as 1 - p has; each equation is then weighted by the
     precision of its ratio, 1 / (1 / p_k^2 + 1 / p_r^2). Zero entries carry no equation. r is the class whose smallest
     probability is largest.
     """
-    reference = int(np.where(y > 0, y, 0).min(0).argmax())
+    reference = int(y.min(0).argmax())
     theta = np.zeros((y.shape[1], x.shape[1]))
+    if not absolute and (y > 0).all():
+        logs = np.log(y)
+        return np.asarray(scipy.linalg.lstsq(x, logs - logs[:, [reference]])[0].T)
     for k in range(y.shape[1]):
         usable = (y[:, k] > 0) & (y[:, reference] > 0)
         if k == reference or not usable.any():
             continue
         p, r = y[usable, k], y[usable, reference]
         weight = 1 / np.hypot(1 / p, 1 / r) if absolute else np.ones(len(p))
-        rows, ratio = x[usable], np.log(p) - np.log(r)
-        theta[k] = scipy.linalg.lstsq(rows * weight[:, None], ratio * weight)[0]
+        theta[k] = scipy.linalg.lstsq(x[usable] * weight[:, None], (np.log(p) - np.log(r)) * weight)[0]
     return theta
 
 
-def logit_start(x: Floats, y: Floats) -> Floats:
-    """One-vs-rest as if the normalising sum were one: least squares on the logit of each probability."""
-    p = np.clip(y, 1e-12, 1 - 1e-12)
-    return np.asarray(scipy.linalg.lstsq(x, np.log(p) - np.log1p(-p))[0].T)
+def least_squares(x: Floats, y: Floats, centred: bool) -> Floats:
+    """Scores that are linear as they stand, or once each row's mean is taken off."""
+    return np.asarray(scipy.linalg.lstsq(x, y - y.mean(1, keepdims=True) if centred else y)[0].T)
 
 
-def cross_entropy(x: Floats, y: Floats, mask: Bools, ridge: float = 1e-4) -> Floats:
-    """Softmax by soft cross-entropy (convex), withheld mass spread over the withheld classes. The start for others."""
-    n, c = y.shape
-    rest = np.clip(1 - np.where(mask, y, 0).sum(1, keepdims=True), 0, None)
-    soft = np.where(mask, y, rest / np.maximum((~mask).sum(1, keepdims=True), 1))
-    soft = soft / soft.sum(1, keepdims=True)
+def normalised_sigmoids(x: Floats, y: Floats, steps: int = 200) -> Floats:
+    """One-vs-rest from full probabilities f: z_k = logit(t f_k), with one unknown scale t per answer.
 
-    def loss(flat: Floats) -> tuple[float, Floats]:
-        theta = flat.reshape(c, -1)
-        z = x @ theta.T
-        z = z - z.max(1, keepdims=True)
-        total = np.log(np.exp(z).sum(1))
-        p = np.exp(z - total[:, None])
-        value = float((total - (soft * z).sum(1)).mean() + ridge * (flat @ flat) / 2)
-        return value, ((p - soft).T @ x / n + ridge * theta).ravel()
+    Given the scales the model is linear, so it is projected out: Levenberg-Marquardt runs over the n scales alone,
+    t = sigma(s) / max f, from t = 1. The Gauss-Newton matrix is the residual projector times G G', entry by entry.
+    """
+    q = scipy.linalg.qr(x, mode="economic")[0]
+    rest = np.eye(len(x)) - q @ q.T
+    largest = y.max(1, keepdims=True)
+    share = np.clip(y / largest, _TINY, 1)
 
-    start = np.zeros(c * x.shape[1])
-    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200, "maxcor": 20})
-    return np.asarray(found.x).reshape(c, -1)
+    def odds(s: Floats) -> tuple[Floats, Floats, Floats]:
+        log_t = -np.logaddexp(0, -s)[:, None]  # log sigma(s)
+        scaled = np.exp(log_t) * share
+        room = np.where(share == 1, np.exp(-np.logaddexp(0, s))[:, None], 1 - scaled)
+        logit = log_t + np.log(share) - np.log(room)
+        return logit, np.exp(-np.logaddexp(0, s))[:, None] / room, rest @ logit
+
+    top = np.clip(largest[:, 0], 1e-6, 1 - 1e-12)
+    s = np.log(top) - np.log1p(-top)
+    logit, slope, left = odds(s)
+    cost, damping = float((left * left).sum()), 1e-3
+    for _ in range(steps):
+        gradient = (slope * left).sum(1)
+        matrix = rest * (slope @ slope.T)
+        diagonal = np.maximum(np.diag(matrix), 1e-12)
+        while damping < 1e10:
+            step = np.linalg.solve(matrix + np.diag(damping * diagonal), gradient)
+            trial = s - np.clip(step, -5, 5)
+            logit, slope, left = odds(trial)
+            value = float((left * left).sum())
+            if value < cost:
+                break
+            damping *= 8
+        else:
+            break
+        s, cost, damping = trial, value, max(damping / 8, 1e-15)
+        if cost < 1e-26 * y.size:
+            break
+    return np.asarray(scipy.linalg.lstsq(x, odds(s)[0])[0].T)
+
+
+# objectives: what a fit minimises, as a function of the scores z
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """A fitted model, the root mean square of its residuals over given entries, and the entries per unknown."""
+class Local:
+    """An objective at one z: its value, its gradient (n, c), and its Gauss-Newton matrix, which is one block per row.
 
-    theta: Floats
-    link: Link
-    rms: float
-    surplus: float  # (entries that carry information - unknowns) / entries; <= 0: nothing left to judge the fit by
-
-
-def gauss_newton(
-    theta: Floats,
-    x: Floats,
-    y: Floats,
-    mask: Bools,
-    link: Link,
-    quantum: float,
-    steps: int = 40,
-    logs: bool = False,
-) -> Fit:
-    """Least squares on the given probabilities (Levenberg-Marquardt), starting at `theta`.
-
-    Rounding noise is the same for every entry, so residuals are unweighted; an entry rounded to 0 or 1 says only that
-    it lies within half a step of it. `logs`: residuals of logarithms, for answers whose relative precision is what is
-    constant. With many unknowns the first objective is minimised by L-BFGS instead.
+    Residuals r_i depend on z by dr_i / dz_k = lead_i (delta_ik - share_k) slope_k. `force` is residual times lead,
+    `heavy` is lead squared, both zero where an entry has nothing to say.
     """
-    c, width = theta.shape
-    free = slice(1, None) if link == "softmax" else slice(None)  # softmax: the first class is the gauge
-    theta = theta - theta[0] if link == "softmax" else theta.copy()
-    unknowns = (c - 1 if link == "softmax" else c) * width
-    end = ((y <= 0) | (y >= 1)) & mask if quantum > 1e-12 else np.zeros_like(mask)
 
-    target = np.log(np.where(mask & (y > 0), y, 1)) if logs else y
-    mask = mask & (y > 0) if logs else mask
+    value: float
+    force: Floats
+    heavy: Floats
+    share: Floats
+    slope: Floats
 
-    def residual(t: Floats) -> Floats:
-        if logs:
-            return np.where(mask, _log_probabilities(t, x, link) - target, 0.0)
-        r = np.where(mask, probabilities(t, x, link) - y, 0.0)
-        return np.where(end, np.sign(r) * np.maximum(np.abs(r) - quantum / 2, 0), r)
+    @property
+    def gradient(self) -> Floats:
+        return np.asarray(self.slope * (self.force - self.share * self.force.sum(1, keepdims=True)))
 
-    if unknowns > _DENSE:
-        return _large(theta, x, link, residual, mask, unknowns)
-    r = residual(theta)
-    cost, damping = float((r * r).sum()), 1e-3
-    for _ in range(steps):
-        gradient, hessian = _normal(theta, x, r, mask & ~(end & (r == 0)), link, free, logs)
-        scale = np.maximum(np.diag(hessian), 1e-12 * np.diag(hessian).max() + 1e-300)
-        while damping < 1e12:
-            try:
-                step = scipy.linalg.solve(hessian + damping * np.diag(scale), gradient, assume_a="pos")
-            except scipy.linalg.LinAlgError:
-                damping *= 10
-                continue
-            trial = theta.copy()
-            trial[free] -= step.reshape(-1, width)
-            new = residual(trial)
-            value = float((new * new).sum())
-            if value < cost:
-                break
-            damping *= 10
-        else:
-            break
-        gain = (cost - value) / max(cost, 1e-300)
-        theta, r, cost, damping = trial, new, value, max(damping / 10, 1e-15)
-        if gain < (1e-3 if quantum > 1e-12 else 1e-12) or cost < 1e-28 * r.size:
-            break
-    return _fit(theta, link, r, mask, end, unknowns)
+    @property
+    def diagonal(self) -> Floats:
+        total = self.heavy.sum(1, keepdims=True)
+        return np.asarray(self.slope**2 * (self.heavy * (1 - 2 * self.share) + self.share**2 * total))
+
+    def times(self, q: Floats) -> Floats:
+        """The matrix times a direction in z."""
+        q = q * self.slope
+        u = self.heavy * (q - (self.share * q).sum(1, keepdims=True))
+        return np.asarray(self.slope * (u - self.share * u.sum(1, keepdims=True)))
 
 
-def _log_probabilities(theta: Floats, x: Floats, link: Link) -> Floats:
-    z = x @ theta.T
-    z = z if link == "softmax" else -np.logaddexp(0, -z)
+Objective = Callable[[Floats], Local]
+
+
+def _log_softmax(z: Floats) -> Floats:
     z = z - z.max(1, keepdims=True)
     return np.asarray(z - np.log(np.exp(z).sum(1, keepdims=True)))
 
 
-def _normal(
-    theta: Floats, x: Floats, r: Floats, mask: Bools, link: Link, free: slice, logs: bool
-) -> tuple[Floats, Floats]:
-    """Gradient and Gauss-Newton matrix over the free classes, assembled block by block."""
-    z = x @ theta.T
-    p = softmax(z) if link == "softmax" else normalised_sigmoid(z)
-    # dp_i/dz_k = p_i (delta_ik - p_k) g_k, with g = 1 for softmax and 1 - sigma(z_k) for one-vs-rest; for
-    # logarithms the leading p_i falls away
-    g = np.ones_like(z) if link == "softmax" else np.exp(-np.logaddexp(0, z))
-    lead = np.where(mask, 1.0 if logs else p, 0.0)
-    pull = r * lead
-    gradient = (((pull - p * pull.sum(1, keepdims=True)) * g).T @ x)[free].ravel()
-    squares = lead * lead
-    total = squares.sum(1)
-    classes = range(theta.shape[0])[free]
-    width = x.shape[1]
-    hessian = np.empty((len(classes) * width, len(classes) * width))
-    for a, k in enumerate(classes):
-        for b, m in enumerate(classes[: a + 1]):
-            weight = p[:, k] * p[:, m] * total - squares[:, k] * p[:, m] - squares[:, m] * p[:, k]
-            weight = (weight + (squares[:, k] if k == m else 0.0)) * g[:, k] * g[:, m]
-            block = x.T @ (x * weight[:, None])
-            hessian[a * width : (a + 1) * width, b * width : (b + 1) * width] = block
-            hessian[b * width : (b + 1) * width, a * width : (a + 1) * width] = block.T
-    return gradient, hessian
+def _log_probabilities(z: Floats, family: Family) -> tuple[Floats, Floats]:
+    """Log p and the slope of each class's score within it."""
+    if family == "softmax":
+        return _log_softmax(z), np.ones_like(z)
+    return _log_softmax(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))
 
 
-def _large(theta: Floats, x: Floats, link: Link, residual: object, mask: Bools, unknowns: int) -> Fit:
-    """The same objective by L-BFGS, for models whose normal equations would not fit."""
-    assert callable(residual)
-    shape = theta.shape
+def soft_labels(y: Floats, mask: Bools, half: float) -> Objective:
+    """Softmax by cross-entropy; finds its way from anywhere, so it starts the other fits.
 
-    def loss(flat: Floats) -> tuple[float, Floats]:
-        t = flat.reshape(shape)
-        r = residual(t)
-        z = x @ t.T
-        p = softmax(z) if link == "softmax" else normalised_sigmoid(z)
-        g = np.ones_like(z) if link == "softmax" else np.exp(-np.logaddexp(0, z))
-        pull = r * p
-        return float((r * r).sum()) / 2, (((pull - p * pull.sum(1, keepdims=True)) * g).T @ x).ravel()
+    An entry within half a step of rounding pulls nothing. Withheld mass is spread as the model has it.
+    """
 
-    start = np.asarray(theta.ravel())
-    found = scipy.optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300, "maxcor": 20, "ftol": 1e-16, "gtol": 1e-14}
-    )
-    best = np.asarray(found.x).reshape(shape)
-    r = residual(best)
-    return _fit(best, link, r, mask, np.zeros_like(mask), unknowns)
+    def at(z: Floats) -> Local:
+        logs = _log_softmax(z)
+        p = np.exp(logs)
+        told = np.where(mask, np.clip(np.clip(p, y - half, y + half), 0, 1), 0)
+        withheld = np.where(mask, 0, p)
+        rest = np.clip(1 - told.sum(1, keepdims=True), 0, 1)
+        told = told + withheld * rest / np.maximum(withheld.sum(1, keepdims=True), _TINY)
+        told = told / told.sum(1, keepdims=True)
+        value = float((told * (np.log(np.maximum(told, _TINY)) - logs)).sum())
+        return Local(value, p - told, p, p, np.ones_like(p))
+
+    return at
 
 
-def _fit(theta: Floats, link: Link, r: Floats, mask: Bools, end: Bools, unknowns: int) -> Fit:
-    informative = mask & ~(end & (r == 0))
-    entries = int(informative.sum())
-    entries -= int((informative.all(1) & mask.all(1)).sum())  # a full row sums to one: one entry says nothing new
-    rms = float(np.sqrt((r[informative] ** 2).mean())) if informative.any() else 0.0
-    return Fit(theta, link, rms, (entries - unknowns) / max(entries, 1))
+def soft_bits(y: Floats, mask: Bools, half: float) -> Objective:
+    """One-vs-rest as if the normalising sum were one: a cross-entropy per class. Starts the fit of that family."""
+    ceiling = np.where(mask, 1.0, np.where(mask, y, 1.0).min(1, keepdims=True))
+
+    def at(z: Floats) -> Local:
+        p = np.exp(-np.logaddexp(0, -z))
+        told = np.clip(np.where(mask, np.clip(p, y - half, y + half), np.minimum(p, ceiling)), 0, 1)
+        kept, lost = np.maximum(told, _TINY), np.maximum(1 - told, _TINY)
+        entropy = told * np.log(kept) + (1 - told) * np.log(lost)
+        value = float((entropy + told * np.logaddexp(0, -z) + (1 - told) * np.logaddexp(0, z)).sum())
+        return Local(value, p - told, p * (1 - p), np.zeros_like(z), np.ones_like(z))
+
+    return at
+
+
+def squares(y: Floats, mask: Bools, quantum: float, family: Family) -> Objective:
+    """Squared residuals of probabilities: rounding noise is the same for every entry.
+
+    An entry that was rounded to 0 or 1 says only that it lies within half a step of it.
+    """
+    end = mask & ((y <= 0) | (y >= 1)) if quantum else np.zeros_like(mask)
+
+    def at(z: Floats) -> Local:
+        logs, slope = _log_probabilities(z, family)
+        p = np.exp(logs)
+        r = np.where(mask, p - y, 0.0)
+        r = np.where(end, np.sign(r) * np.maximum(np.abs(r) - quantum / 2, 0), r)
+        return Local(float((r * r).sum()) / 2, r * p, np.where(mask & ~(end & (r == 0)), p * p, 0.0), p, slope)
+
+    return at
+
+
+def odds(y: Floats, mask: Bools, precision: float, family: Family) -> Objective:
+    """Squared residuals of log p / (1 - p), for float answers: nearly linear, so it converges from far.
+
+    A float next to 1 says only that its odds are at least that; a zero says nothing here. Entries near 1 have lost
+    digits of 1 - p and weigh less.
+    """
+    inner = mask & (y > 0)
+    y = np.where(inner, y, 0.5)
+    saturated = inner & (1 - y < 8 * precision)
+    room = np.maximum(1 - y, 8 * precision)
+    goal = np.log(y) - np.log(room)
+    weight = np.where(inner, 1 / (1 + (1e3 * precision / room) ** 2), 0.0)
+
+    def at(z: Floats) -> Local:
+        logs, slope = _log_probabilities(z, family)
+        p = np.exp(logs)
+        other = np.maximum(-np.expm1(logs), 1e-17)
+        r = logs - np.log(other) - goal
+        live = weight * ~(saturated & (r > 0))
+        lead = 1 / other
+        return Local(float((live * r * r).sum()) / 2, live * r * lead, live * lead * lead, p, slope)
+
+    return at
+
+
+def scores(y: Floats, mask: Bools, centred: bool) -> Objective:
+    """Squared residuals of scores that are linear as they stand, or but for a constant per row."""
+    share = mask / np.maximum(mask.sum(1, keepdims=True), 1) if centred else np.zeros(mask.shape)
+
+    def at(z: Floats) -> Local:
+        r = np.where(mask, z - y, 0.0)
+        r = np.where(mask, r - (share * r).sum(1, keepdims=True), 0.0)
+        return Local(float((r * r).sum()) / 2, r, mask.astype(np.float64), share, np.ones_like(z))
+
+    return at
+
+
+# the fit
+
+
+@dataclass(frozen=True)
+class Effort:
+    """When a fit stops: after `steps`, or when a step gains less than `gain`. `exact`: every digit counts."""
+
+    steps: int = 25
+    gain: float = 1e-3
+    exact: bool = False
+
+
+def minimise(theta: Floats, x: Floats, objective: Objective, ridge: float, effort: Effort) -> tuple[Floats, float]:
+    """Levenberg-Marquardt: (theta, objective there without the ridge)."""
+    here = objective(x @ theta.T)
+    cost, damping = here.value + ridge * float((theta * theta).sum()) / 2, 1e-3
+    solver = _dense if effort.exact and theta.size <= _DENSE else _gradients
+    for _ in range(effort.steps):
+        step_for = solver(here, x, here.gradient.T @ x + ridge * theta, ridge)
+        while damping < 1e8:
+            step = step_for(damping)
+            trial = theta if step is None else theta - step
+            there = objective(x @ trial.T)
+            value = there.value + ridge * float((trial * trial).sum()) / 2
+            if value < cost:
+                break
+            damping = max(8 * damping, 1e-8)
+        else:
+            break
+        gained = (cost - value) / max(cost, _TINY)
+        theta, here, cost, damping = trial, there, value, max(damping / 8, 1e-14)
+        if gained < effort.gain or here.value < 1e-28 * there.force.size:
+            break
+    return theta, here.value
+
+
+Stepper = Callable[[float], Floats | None]
+
+
+def _dense(here: Local, x: Floats, gradient: Floats, ridge: float) -> Stepper:
+    """Steps by Cholesky on the whole matrix: for answers so exact that ill-conditioned directions count too."""
+    c, width = gradient.shape
+    total = here.heavy.sum(1)
+    matrix = np.empty((c, width, c, width))
+    for k in range(c):
+        for m in range(k + 1):
+            row = here.share[:, k] * here.share[:, m] * total
+            row = row - here.heavy[:, k] * here.share[:, m] - here.share[:, k] * here.heavy[:, m]
+            row = (row + (here.heavy[:, k] if k == m else 0.0)) * here.slope[:, k] * here.slope[:, m]
+            matrix[k, :, m] = x.T @ (x * row[:, None])
+            matrix[m, :, k] = matrix[k, :, m].T
+    flat = matrix.reshape(c * width, c * width)
+    diagonal = np.diag(flat).copy()
+    diagonal = np.maximum(diagonal, 1e-13 * diagonal.max() + _TINY)
+
+    def step(damping: float) -> Floats | None:
+        try:
+            factor = scipy.linalg.cho_factor(flat + np.diag(ridge + damping * diagonal), check_finite=False)
+        except scipy.linalg.LinAlgError:
+            return None
+        return np.asarray(scipy.linalg.cho_solve(factor, gradient.ravel(), check_finite=False)).reshape(c, width)
+
+    return step
+
+
+def _gradients(here: Local, x: Floats, gradient: Floats, ridge: float) -> Stepper:
+    """Steps by conjugate gradients: the matrix is never formed, so 784 inputs x 10 classes fit in memory.
+
+    The Gram matrix of the weighted inputs, shared by all classes, preconditions.
+    """
+    weights = here.diagonal
+    shared = weights.mean(1)
+    gram = (x * shared[:, None]).T @ x
+    unit = float(np.trace(gram)) / x.shape[1] + _TINY
+    lengths = (x * x).sum(1)
+    scale = np.maximum(lengths @ weights / max(float(lengths @ shared), _TINY), 1e-3)[:, None]
+
+    def step(damping: float) -> Floats:
+        extra = ridge + (damping + 1e-14) * unit
+        factor = scipy.linalg.cho_factor(gram + extra * np.eye(len(gram)), check_finite=False)
+        inverse = scipy.linalg.cho_solve(factor, np.eye(len(gram)), check_finite=False)
+        done, r = np.zeros_like(gradient), gradient
+        z = (r / scale) @ inverse
+        p, size = z, float((r * z).sum())
+        enough = 0.01 * size
+        for _ in range(100):
+            a = here.times(x @ p.T).T @ x + extra * p
+            bend = float((p * a).sum())
+            if bend <= 0:
+                break
+            done = done + size / bend * p
+            r = r - size / bend * a
+            z = (r / scale) @ inverse
+            new = float((r * z).sum())
+            if new <= enough:
+                break
+            p, size = z + new / size * p, new
+        return done
+
+    return step
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted model, and the root mean square of its residuals over the entries that are no bounds."""
+
+    theta: Floats
+    family: Family
+    rms: float
+
+
+def fit(
+    theta: Floats, x: Floats, y: Floats, mask: Bools, family: Family, quantum: float, precision: float, noise: float
+) -> Fit:
+    """A model of one family from rounded (`quantum` > 0), float (`precision`) or noisy answers, starting at `theta`.
+
+    The ridge is the noise over the spread of the weights so far: what is not known yet stays near zero.
+    """
+    spread = max(float((theta * theta).mean()), 1.0)
+    exact = Effort(100, 1e-3, True)
+    if family in ("linear", "centred"):
+        theta, _ = minimise(theta, x, scores(y, mask, family == "centred"), 1e-12 / spread, Effort(60, 1e-6, True))
+    else:
+        half = max(quantum / 2, noise)
+        start = soft_labels if family == "softmax" else soft_bits
+        theta, _ = minimise(theta, x, start(y, mask, half), 0.01 / spread, Effort(15, 1e-2))
+        if quantum or noise:
+            variance = quantum * quantum / 12 + noise * noise
+            theta, _ = minimise(theta, x, squares(y, mask, quantum, family), variance / (4 * spread), Effort())
+        else:
+            theta, _ = minimise(theta, x, odds(y, mask, precision, family), 0.0, exact)
+    return Fit(theta, family, misfit(theta, x, y, mask, family, quantum))
+
+
+def misfit(theta: Floats, x: Floats, y: Floats, mask: Bools, family: Family, quantum: float) -> float:
+    """Root mean square of the residuals; bounds count with a tenth, since a model of the family breaks none."""
+    if family in ("linear", "centred"):
+        left, entries = scores(y, mask, family == "centred")(x @ theta.T).value, int(mask.sum())
+        return float(np.sqrt(2 * left / max(entries, 1)))
+    bounds = int((mask & ((y <= 0) | (y >= 1))).sum()) if quantum else 0
+    left = squares(y, mask, quantum, family)(x @ theta.T).value
+    return float(np.sqrt(2 * left / max(int(mask.sum()) - 0.9 * bounds, 1)))

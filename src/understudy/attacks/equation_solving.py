@@ -7,18 +7,28 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.linalg
 from numpy.random import Generator
 
-from understudy.attacks._bought import Bought, find_base
+from understudy.attacks._bought import Bought, find_base, widen
 from understudy.attacks._frame import Frame
-from understudy.attacks._solvers import Link, cross_entropy, gauss_newton, log_ratios, logit_start, probabilities
+from understudy.attacks._solvers import (
+    Family,
+    Fit,
+    fit,
+    least_squares,
+    link_of,
+    log_ratios,
+    normalised_sigmoids,
+    predict,
+)
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.linear import LinearTarget
-from understudy.types import Floats, Signal
+from understudy.types import Bools, Floats, Signal
 
-_ROUNDS = (1.15, 1.6, 2.5, 4, 6, 10, 16, 25, 40)  # equations per unknown at which rounded answers are solved again
-_MISFIT = 3.0  # residuals of a solved model in units of the answers' own noise; linear models stay near 1
+#: Answers per answer needed at which a model is fitted again, where one answer does not settle an equation.
+_ROUNDS = (0.12, 0.2, 0.3, 0.45, 0.65, 0.85, 1.1, 1.4, 1.8, 2.5, 4, 6, 10, 16, 25, 40)
+_FREE = 10_000  # points on which successive substitutes are compared; they cost nothing
+_NAMES = {"softmax": "softmax", "one-vs-rest": "one-vs-rest", "linear": "linear", "centred": "linear"}
 
 
 @dataclass(frozen=True)
@@ -27,209 +37,187 @@ class EquationSolving:
 
     Extracts:
         Weights and biases of binary and multinomial logistic models, one-vs-rest models with normalised scores, and
-        linear regression, in the gauge where the first class is zero (softmax).
+        linear regression. The scores of a softmax are fixed but for a common constant.
 
     Needs:
         Probabilities, logits or values: full, top-k (label and confidence included), rounded, or both. Inputs
-        anywhere inside the space.
+        anywhere inside the space; rows of the attacker's help where the box is much wider than the data.
 
     Cost:
-        Full float answers: d + 1 queries, plus one repeated query (determinism) and `checks` fresh ones that certify
-        the result. One-vs-rest: c (d + 1) / (c - 1). Top-k or rounded answers: rounds of 1.15 to 40 equations per
-        unknown, until two rounds running answer every check query with the target's class, or the budget ends.
+        Full float answers: d + 1 queries, one repeated query (determinism), and up to `checks` fresh ones that
+        certify the result; one-vs-rest 1.5 to 6 times c (d + 1) / (c - 1). Top-k, rounded or noisy answers: a curve,
+        fitted anew at 0.12 to 40 times as many answers as there are unknowns per informative entry, and a tenth as
+        many check queries (2 to 50). It ends when the budget does, when a float model is certified, or when nothing
+        is left to gain: every check query has the target's class and the last round changed the class of less than
+        a share `settled` of 10,000 free points.
 
     Reference:
         Tramer, Zhang, Juels, Reiter and Ristenpart, USENIX Security 2016, section 4.1; extract-and-test, section 4.3.
 
     Differs from the paper:
         The paper minimises a regularised logistic loss for softmax, with c (d + 1) queries; here the ratios make it
-        linear. Rounded and truncated answers are fitted by least squares on the probabilities, where rounding noise
-        is the same for every entry and entries rounded to zero are intervals, from a soft cross-entropy start.
-        Precision, determinism and model class are learned from the answers. A model that does not fit is refused.
+        linear. Rounded answers are fitted by least squares on the probabilities, where rounding noise is the same for
+        every entry and entries rounded to 0 or 1 are intervals. Queries are adaptive: points far out that the last
+        fit says are answered with unsaturated probabilities. Precision, determinism and model class are learned from
+        the answers. A model that does not fit is refused: a linear model leaves no more than the rounding unexplained.
     """
 
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.PROBABILITIES, Signal.LOGITS, Signal.VALUE})
     adapts_to: ClassVar[frozenset[str]] = frozenset({"round", "top-k"})
     checks: int = 10
+    settled: float = 3e-4
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
-        """One extraction where answers are exact; a curve of them where they are rounded or withheld."""
+        """One extraction where answers are exact; a curve of them where they are rounded, withheld or noisy."""
         frame = Frame.of(target, pool, rng)
         if target.remaining < 3:
             return
         bought = Bought(target, frame)
-        base = np.zeros((1, frame.d))
-        bought.ask(np.repeat(base, 2, 0))
-        if bought.linear:
-            yield from self._scores(bought, rng)
-            return
-        certain = 1 - 1e-5 if bought.outputs == 2 else 1 - 1e-9
-        base = find_base(bought, certain if bought.full else 0.9, rng)
+        bought.repeat(np.zeros((1, frame.d)))
+        ended = False
         if bought.full:
-            yield from self._ratios(bought, base, rng)
-            return
-        yield from self._rounds(bought, base, rng)
+            ended = yield from self._closed(bought, rng)
+        if not ended:
+            yield from self._rounds(bought, rng)
 
-    # scores that are linear as they stand
+    # every class, as floats: closed forms
 
-    def _scores(self, bought: Bought, rng: Generator) -> Iterator[Extraction]:
-        """Regression values and logits: ordinary least squares, class by class over the rows that show it."""
-        d, target = bought.frame.d, bought.target
-        for round_ in (1.0, *_ROUNDS[1:]):
-            want = int(np.ceil((d + 1) * round_)) + 1 - len(bought.u)
-            checks = min(self.checks, target.remaining - want)
-            if checks < 1:
-                return
-            bought.ask(_axes(np.zeros((1, d)), 1.0)[:want] if round_ == 1.0 else bought.sample(want, rng))
-            x, y, mask = bought.rows()
-            if (mask.sum(0) < d + 1).any():
-                continue  # top-k: a class that few rows show has too few equations
-            solved = [scipy.linalg.lstsq(x[mask[:, k]], y[mask[:, k], k])[0] for k in range(y.shape[1])]
-            theta = np.array(solved)
-            fresh = bought.sample(checks, rng)
-            z, seen = bought.check(fresh)
-            predicted = np.hstack([fresh, np.ones((checks, 1))]) @ theta.T
-            scale = float(np.abs(y[mask]).max()) + 1e-300
-            error = float(np.abs(np.where(seen, predicted - z, 0)).max())
-            notes = self._notes(bought, checks) | {"family": "linear", "residual": error}
-            exact = bought.deterministic and bought.precision.is_float
-            noise = max(scale * bought.precision.relative * 1e3 * np.sqrt(d + 1), 3 * bought.precision.quantum)
-            if error <= noise and exact:
-                yield self._extraction(bought, theta, "identity" if bought.value else "softmax", True, notes)
-                return
-            spread = float(np.std(z[seen])) + 1e-300
-            if bought.deterministic and (exact or error > _MISFIT * 4 * noise) and error > 1e-6 * spread:
-                yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, notes)
-                return
-            notes["fidelity"] = _agreement(predicted, z, seen, bought.value)
-            yield self._extraction(bought, theta, "identity" if bought.value else "softmax", False, notes)
-
-    # full float probabilities
-
-    def _ratios(self, bought: Bought, base: Floats, rng: Generator) -> Iterator[Extraction]:
-        """Softmax in closed form, then one-vs-rest, each held against fresh answers."""
-        target, d, c = bought.target, bought.frame.d, bought.outputs
-        axes, step = np.arange(d), 1.0
+    def _closed(self, bought: Bought, rng: Generator) -> Iterator[Extraction]:
+        """Solve from one point and a step along each axis; returns whether that settled it."""
+        base = bought.u[:1]
+        if not bought.linear:
+            base = find_base(bought, 1 - 1e-5 if bought.outputs == 2 else 1 - 1e-9, rng)
+        axes, step = np.arange(bought.frame.d), 1.0
         while len(axes):
-            if target.remaining < len(axes) + 1:
-                return
+            if bought.target.remaining < len(axes) + 1 or step < 1e-7:
+                return False
             before = len(bought.u)
-            bought.ask(_axes(base, step)[axes])
+            bought.ask(bought.inside(_axes(base, step)[axes]))
+            if bought.linear:
+                break
             axes, step = axes[~bought.usable()[before:]], step / 4
-            if step < 1e-7:
-                yield from self._rounds(bought, base, rng)
-                return
-        if not bought.full:  # the first answers looked finer than they are, or were saturated
-            yield from self._rounds(bought, base, rng)
-            return
-        checks = min(self.checks, target.remaining)
-        fresh = bought.sample(checks, rng)
-        answered, _ = bought.check(fresh)
-        x, y, mask = bought.rows()
-        tolerance = 1e-9 if bought.precision.relative < 1e-12 else 2e-5
-        tries: list[tuple[Floats, Link]] = [(log_ratios(x, y, absolute), "softmax") for absolute in (c == 2, c > 2)]
-        theta, link = min(tries, key=lambda t: _error(t[0], fresh, answered, t[1]))
-        error = _error(theta, fresh, answered, link)
-        if error > tolerance and c > 2:
-            for surplus in (1.5, 4.0, 6.0):
-                extra = int(np.ceil(surplus * c * (d + 1) / (c - 1))) - len(bought.u)
-                if extra > target.remaining or error <= tolerance:
-                    break
-                bought.ask(bought.near(base, max(extra, 0), 1.0, rng))
-                x, y, mask = bought.rows()
-                fit = gauss_newton(logit_start(x, y), x, y, mask, "one-vs-rest", 0.0, 100, logs=True)
-                other = _error(fit.theta, fresh, answered, "one-vs-rest")
-                if other < error:
-                    theta, link, error = fit.theta, "one-vs-rest", other
-        notes = self._notes(bought, checks) | {"family": link, "residual": error}
-        if error <= tolerance and checks and bought.deterministic:
-            yield self._extraction(bought, theta, link, True, notes)
-        elif bought.deterministic and checks:
-            yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, notes)
-        elif not bought.deterministic:
-            yield from self._rounds(bought, base, rng)
-
-    # rounded, truncated or noisy probabilities
-
-    def _rounds(self, bought: Bought, base: Floats, rng: Generator) -> Iterator[Extraction]:
-        """Least squares on ever more answers, asked for where they say most."""
-        target, d, c = bought.target, bought.frame.d, bought.outputs
-        per_answer = max(1, min(bought.shown, c) - (bought.shown >= c))
-        unit = (c - 1) * (d + 1) / per_answer
-        reserve = min(5 * self.checks, target.remaining // 25)
-        total = target.remaining + len(bought.u) - reserve
-        if total < unit:
-            return
-        counts = [n for r in _ROUNDS if (n := int(np.ceil(r * unit))) <= total]
-        if not counts or (counts[-1] < 0.95 * total and total < _ROUNDS[-1] * unit):
-            counts.append(total)
-        fresh = np.concatenate(
-            [bought.frame.sample(reserve - reserve // 2, rng), bought.near(base, reserve // 2, 1.0, rng)]
-        )
-        answered, seen = bought.check(fresh)
-        withheld = bought.shown < c
-        balanced = c > 2  # every class must be contested somewhere
-        if balanced:
-            bought.ask(bought.near(np.zeros_like(base), int(0.3 * unit) + 1, 1.0, rng))
-            theta: Floats | None = cross_entropy(*bought.rows())
+        if not bought.full or bought.quantum:  # the first answers looked finer than they are
+            return False
+        x, y, _ = bought.rows()
+        n = min(self.checks, bought.target.remaining)
+        families: list[tuple[Family, Floats]]
+        if bought.linear:
+            families = [("linear", least_squares(x, y, False))]
+            if not bought.value:
+                families.append(("centred", least_squares(x, y, True)))
+            checked = bought.check(bought.spread(n, rng))
         else:
-            theta, radius = None, bought.pilot(base, min(int(unit / 8) + 1, 8), rng)
-        link: Link = "softmax"
-        calm = 0
-        for n in counts:
-            more = max(n - len(bought.u), 0)
-            if not more and n != counts[-1]:
-                continue
-            if balanced and theta is not None:
-                bought.ask(bought.informative(theta, link, more, rng))
-            else:
-                bought.ask(bought.near(base, more, radius, rng))
-            x, y, mask = bought.rows()
-            quantum = bought.precision.quantum
-            start = theta if theta is not None and calm else cross_entropy(x, y, mask)
-            best = gauss_newton(start, x, y, mask, link, quantum, 25 if quantum else 60)
-            noise = max(quantum / np.sqrt(12), bought.noise, 1e-3 if withheld else 1e-9)
-            honest = best.rms / np.sqrt(max(best.surplus, 0.05))
-            notes = self._notes(bought, reserve) | {"family": best.link, "residual": best.rms}
-            if best.surplus > 0.1 and honest > _MISFIT * noise and link == "softmax" and c > 2 and n >= 2 * unit:
-                other = gauss_newton(cross_entropy(x, y, mask), x, y, mask, "one-vs-rest", quantum, 60)
-                if other.rms < 0.7 * best.rms:
-                    best, link = other, "one-vs-rest"
-                    honest = best.rms / np.sqrt(max(best.surplus, 0.05))
-            if best.surplus > 0.1 and honest > _MISFIT * noise:
-                if n >= 2 * unit or n == counts[-1]:
-                    yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, notes)
-                    return
-                continue
-            theta = best.theta
-            predicted = probabilities(theta, np.hstack([fresh, np.ones((len(fresh), 1))]), best.link)
-            error = float(np.abs(np.where(seen, predicted - answered, 0)).max()) if reserve else 1.0
-            exact = bought.precision.is_float and bought.deterministic and reserve > 0 and error <= 1e-9
-            notes["fidelity"] = _agreement(predicted, answered, seen, False)
-            notes["check_residual"] = error
-            yield self._extraction(bought, theta, best.link, exact, notes)
-            calm = calm + 1 if notes["fidelity"] == 1.0 else 0
-            if exact or (calm >= 2 and n >= 10 * unit):
+            families = [("softmax", log_ratios(x, y, absolute)) for absolute in (bought.outputs == 2, True)]
+            checked = bought.check(self._probes(bought, families[0][1], "softmax", n, rng))
+        if not len(checked[0]):
+            return False
+        solved = min((Fit(theta, family, _error(theta, family, checked)) for family, theta in families), key=_rms)
+        if not bought.linear and bought.outputs > 2:
+            for surplus in (1.5, 3.0, 6.0):
+                extra = int(np.ceil(surplus * bought.outputs * len(x[0]) / (bought.outputs - 1))) - len(bought.u)
+                if solved.rms <= _tolerance(bought) or extra > bought.target.remaining:
+                    break
+                bought.ask(bought.near(base, extra, rng))
+                theta = normalised_sigmoids(*bought.rows()[:2])
+                solved = min(solved, Fit(theta, "one-vs-rest", _error(theta, "one-vs-rest", checked)), key=_rms)
+        notes = self._notes(bought) | {"family": _NAMES[solved.family], "residual": solved.rms}
+        if solved.rms <= _tolerance(bought):
+            yield self._extraction(bought, solved, True, notes)
+        else:
+            yield Extraction(None, bought.target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
+        return True
+
+    def _probes(self, bought: Bought, theta: Floats, family: Family, n: int, rng: Generator) -> Floats:
+        """Points that test a float model where it can be wrong: half contested, half anywhere."""
+        half = bought.contested(theta, n - n // 2, (0.5, 2.0), family != "one-vs-rest", rng)
+        return np.concatenate([half, bought.spread(n // 2, rng)])
+
+    # rounded, truncated or noisy answers
+
+    def _rounds(self, bought: Bought, rng: Generator) -> Iterator[Extraction]:
+        """Fits on ever more answers, asked for where they say most."""
+        if not bought.deterministic:
+            bought.repeat(bought.spread(min(8, bought.target.remaining // 8), rng))
+        unit, reserve = _unit(bought), int(np.clip((bought.target.remaining + len(bought.u)) // 20, 2, 50))
+        free = bought.frame.sample(_FREE, rng)
+        held = (np.zeros((0, bought.frame.d)), np.zeros((0, bought.outputs)), np.zeros((0, bought.outputs), np.bool_))
+        best: Fit | None = None
+        seen: Floats | None = None
+        for n in _counts(unit, bought.target.remaining + len(bought.u) - reserve):
+            wanted = int(np.clip(n // 8, 4, reserve)) - len(held[0])
+            held = _join(held, bought.check(bought.inside(bought.frame.sample(max(wanted, 0), rng))))
+            if not bought.ask(self._next(bought, best, n, unit, rng)) and best is not None:
                 return
-            radius = bought.best_radius(base, theta, best.link, rng) if not balanced else 1.0
+            best = self._fitted(bought, best, n >= 1.4 * unit, rng)
+            if not len(held[0]):
+                return
+            notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": best.rms}
+            misfit = best.rms > _noise(bought)
+            last = not bought.target.remaining
+            if misfit and (n >= 2.5 * unit or (last and n >= 1.4 * unit and bought.quantum)):
+                yield Extraction(None, bought.target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
+                return
+            exact = not misfit and not bought.quantum and bought.deterministic
+            if exact:
+                probes = self._probes(bought, best.theta, best.family, self.checks, rng)
+                error = _error(best.theta, best.family, bought.check(probes))
+                exact = error <= _tolerance(bought)
+                notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": error}
+            agreed = _agreement(best, held, bought.value)
+            yield self._extraction(bought, best, exact, notes if exact else notes | {"fidelity": agreed})
+            now = predict(best.theta, widen(free), best.family)
+            if exact or (agreed >= 1 - self.settled and seen is not None and _changed(seen, now) < self.settled):
+                return
+            seen = now if bought.value else now.argmax(1)
+
+    def _next(self, bought: Bought, best: Fit | None, n: int, unit: float, rng: Generator) -> Floats:
+        """The points that bring the equations to `n`."""
+        more = max(n - len(bought.u), 0)
+        if bought.linear and bought.mask.all():
+            return bought.inside(bought.frame.corners(more, rng))  # farthest out, where noise counts least
+        if best is None:
+            return bought.spread(more, rng)
+        widths = (0.5, 2.0) if n < 2.5 * unit else (0.5, 4.0)
+        return bought.contested(best.theta, more, widths, best.family != "one-vs-rest", rng)
+
+    def _fitted(self, bought: Bought, best: Fit | None, telling: bool, rng: Generator) -> Fit:
+        """The family that explains the answers best: the last one, unless there is enough to tell that it does not."""
+        families = _families(bought)
+        if best is None or best.family not in families:
+            best = Fit(np.zeros((bought.outputs, bought.frame.d + 1)), families[0], np.inf)
+        rows, args = bought.rows(), (bought.quantum, bought.precision.relative, bought.noise)
+        found = fit(best.theta, *rows, best.family, *args)
+        if telling and found.rms > _noise(bought) and not bought.deterministic:
+            bought.repeat(self._probes(bought, found.theta, found.family, min(8, bought.target.remaining // 4), rng))
+            rows, args = bought.rows(), (bought.quantum, bought.precision.relative, bought.noise)
+        if telling and found.rms > _noise(bought):  # from nothing: the last start may have led astray
+            fits = [fit(np.zeros_like(best.theta), *rows, family, *args) for family in families]
+            found = min([found, *fits], key=_rms)
+        return found
 
     # what is said of it
 
-    def _notes(self, bought: Bought, checks: int) -> dict[str, Any]:
+    def _notes(self, bought: Bought) -> dict[str, Any]:
         return {
             "precision": str(bought.precision),
             "deterministic": bought.deterministic,
             "logits_called_probabilities": bought.mislabelled,
-            "check_queries": checks + 1,
-            "solve_queries": bought.target.spent - checks - 1,
+            "check_queries": bought.checks,
+            "solve_queries": len(bought.u),
         }
 
-    def _extraction(self, bought: Bought, theta: Floats, link: Any, exact: bool, notes: dict[str, Any]) -> Extraction:
-        weights, bias = bought.frame.weights(theta[:, :-1], theta[:, -1])
-        copy = LinearTarget(weights, bias, bought.target.space, link)
-        notes = {"fidelity": 1.0, **notes} if exact else notes
+    def _extraction(self, bought: Bought, found: Fit, exact: bool, notes: dict[str, Any]) -> Extraction:
+        weights, bias = bought.frame.weights(found.theta[:, :-1], found.theta[:, -1])
+        copy = LinearTarget(weights, bias, bought.target.space, link_of(found.family, bought.value))
         verdict = Verdict.EXACT if exact else Verdict.APPROXIMATE
-        return Extraction(copy, bought.target.spent, verdict, copy.parameters, notes)
+        return Extraction(copy, bought.target.spent, verdict, copy.parameters, {"fidelity": 1.0, **notes})
+
+
+_Checked = tuple[Floats, Floats, Bools]
+
+
+def _rms(found: Fit) -> float:
+    return found.rms
 
 
 def _axes(base: Floats, step: float) -> Floats:
@@ -237,16 +225,72 @@ def _axes(base: Floats, step: float) -> Floats:
     return np.asarray(base + np.diag(np.where(base[0] > 0, -step, step)))
 
 
-def _error(theta: Floats, u: Floats, answered: Floats, link: Link) -> float:
+def _families(bought: Bought) -> tuple[Family, ...]:
+    """What the model may be, the likeliest first."""
+    if bought.linear:
+        return ("linear",) if bought.value or bought.shown == 1 else ("linear", "centred")
+    return ("softmax",) if bought.outputs == 2 else ("softmax", "one-vs-rest")
+
+
+def _unit(bought: Bought) -> float:
+    """Answers that hold as many informative entries as the model has unknowns."""
+    c, width = bought.outputs, bought.frame.d + 1
+    if bought.linear:
+        return c * width / bought.shown
+    return (c - 1) * width / min(bought.shown, c - 1)
+
+
+def _counts(unit: float, total: int) -> list[int]:
+    """Sizes at which to fit again, the last one the whole budget unless that is beyond any use."""
+    counts = sorted({max(int(np.ceil(r * unit)), 4) for r in _ROUNDS})
+    within = [n for n in counts if n <= total]
+    if total < counts[-1] and total >= 2:
+        within = [n for n in within if n <= 0.95 * total] + [total]
+    return within
+
+
+def _noise(bought: Bought) -> float:
+    """The largest residual (root mean square) that a model of the family leaves: of rounding, its own share exactly."""
+    if not bought.deterministic:
+        return 3 * bought.noise
+    return 1.3 * bought.quantum / np.sqrt(12) if bought.quantum else _tolerance(bought)
+
+
+def _tolerance(bought: Bought) -> float:
+    """How far check answers may lie from those of a model that is called exact."""
+    relative = bought.precision.relative
+    if bought.linear:
+        return float(1e4 * relative * np.sqrt(bought.frame.d + 1) * np.abs(bought.y).max())
+    return 1e-9 if relative < 1e-12 else 2e-5
+
+
+def _error(theta: Floats, family: Family, checked: _Checked) -> float:
+    """The largest difference between a model and check answers."""
+    u, answered, given = checked
     if not len(u):
         return float("inf")
-    return float(np.abs(probabilities(theta, np.hstack([u, np.ones((len(u), 1))]), link) - answered).max())
+    r = np.where(given, predict(theta, widen(u), family) - answered, 0.0)
+    if family == "centred":
+        r = np.where(given, r - r.sum(1, keepdims=True) / given.sum(1, keepdims=True), 0.0)
+    return float(np.abs(r).max())
 
 
-def _agreement(predicted: Floats, answered: Floats, seen: Any, value: bool) -> float:
-    """Share of check answers with the same class; for values the share of variance explained."""
-    if not len(predicted):
-        return float("nan")
+def _join(a: _Checked, b: _Checked) -> _Checked:
+    return (np.concatenate([a[0], b[0]]), np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]]))
+
+
+def _changed(before: Floats, now: Floats) -> float:
+    """Share of points with another class; of values, the relative change."""
+    if before.ndim == 1:
+        return float((before != now.argmax(1)).mean())
+    return float(np.linalg.norm(before - now) / max(np.linalg.norm(now - now.mean(0)), 1e-300))
+
+
+def _agreement(found: Fit, checked: _Checked, value: bool) -> float:
+    """Share of check answers with the same class; for values the share of variance explained. 0 to 1."""
+    u, answered, given = checked
+    predicted = predict(found.theta, widen(u), found.family)
     if value:
-        return float(1 - ((predicted - answered) ** 2).sum() / max(((answered - answered.mean(0)) ** 2).sum(), 1e-300))
-    return float(np.mean(predicted.argmax(1) == np.where(seen, answered, -np.inf).argmax(1)))
+        spread = max(float(((answered - answered.mean(0)) ** 2).sum()), 1e-300)
+        return float(np.clip(1 - ((predicted - answered) ** 2).sum() / spread, 0, 1))
+    return float(np.mean(predicted.argmax(1) == np.where(given, answered, -np.inf).argmax(1)))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, log
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
 
 from understudy import registry
-from understudy.protocols import Extraction, Learner, Metered, Pool, Target, Verdict
-from understudy.types import Answers, Box, Floats, Signal, Space
+from understudy.protocols import Extraction, Metered, Pool, Target, Verdict
+from understudy.targets.linear import softmax
+from understudy.types import Answers, Bools, Floats, Signal, Space
 
-_CLEARLY_WORSE = 0.03  # a learner this far behind on held-out answers, twice running, is dropped
-_ENOUGH = 400  # queries before which held-out scores are too noisy to drop a learner or to end on
-_CALM = 4  # rounds without a better held-out score after which more of the same buys nothing
+#: Settings that each learner is tried with: those of the cheap one that matter; the others come as they are.
+_SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {"logistic": ({"strength": 1.0}, {"strength": 100.0})}
+_FEWEST = 10  # answers that can be split into a fitted and a held-out part
+_BEHIND = 0.01  # held-out score that far under the best one, and three standard errors, is behind
+_ENOUGH = 50  # held-out rows of the pool on which learners can be judged
+_CLOSE, _CALM, _LONG = 0.995, 3, 1000  # score above which that many rounds without a better one end a run that long
 
 
 @dataclass(frozen=True)
@@ -29,142 +34,221 @@ class Retraining:
         Labels, probabilities, logits or values; soft answers are used where they are given.
 
     Cost:
-        Rounds of geometrically growing numbers of queries. Ends with the budget, at `most` queries, beyond which these
-        learners no longer gain, or when four rounds running brought no better score on held-out answers.
+        Rounds of geometrically growing numbers of queries (50, 85, 145, ...), a substitute after each. Ends with the
+        budget; at `most` queries, beyond which these learners gain little and take long to train; or, from 1,000
+        queries on, when the score on held-out answers is 0.995 or more and three rounds running (five times the
+        queries) brought none that is 0.001 better.
 
     Reference:
         Tramer et al., USENIX Security 2016, section 6.1 (retraining, uniform and adaptive); Orekondy, Schiele and
         Fritz, CVPR 2019 (random transfer sets); Pal et al., AAAI 2020 (uncertainty sampling).
 
     Differs from the paper:
-        Several learners compete on held-out bought answers, so no architecture is assumed. A pool that runs short is
-        stretched by mixtures of its rows instead of silently capping the budget; without a pool the space is sampled.
-        Adaptive sampling takes the lowest margins among fresh candidates, in batches of a whole round.
+        Several learners compete on a fifth of the bought answers, so no architecture is assumed; one that is behind,
+        and would still be at the end of the budget at the pace at which it catches up, is dropped. A pool that runs
+        short is stretched by crossing its rows instead of silently capping the budget; without a pool the space is
+        sampled.
+        Adaptive sampling takes the lowest margins among fresh candidates, in batches of a whole round; the held-out
+        fifth is always drawn at random. By default it is used on labels only: soft answers gain nothing from it.
     """
 
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS, Signal.VALUE})
     adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
     learners: tuple[str, ...] = ("logistic", "boosting", "mlp")
-    sampling: Literal["random", "adaptive"] = "random"
+    sampling: Literal["auto", "random", "adaptive"] = "auto"
     first: int = 50
     growth: float = 1.7
     most: int = 20_000
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
-        """A substitute after every round."""
-        source = _Source(target.space, pool.draw(min(self.most, target.remaining), rng))
-        contest = _Contest({name: registry.create("learners", name) for name in self.learners})
-        inputs: list[Floats] = []
-        bought: list[Answers] = []
+        """A substitute after every round.
+
+        Notes: `learner`; `fidelity`, its agreement with the `held_out` bought answers it was judged on (of the pool
+        alone where enough of them are held out; of values the variance explained); `score` and `scores`, what learners
+        were chosen by; `source`; `warning` where one class is nearly alone.
+        """
+        limit = min(self.most, target.remaining)
+        source, contest, bought = _Source(target.space, pool.draw(limit, rng)), _Contest(self.learners), _Rows()
         substitute: Target | None = None
-        size, total, calm, best = max(self.first, 5 * target.exposure.outputs), 0, 0, -np.inf
-        while target.remaining and total < self.most and calm < _CALM:
-            n = min(size - total, target.remaining, self.most - total)
-            if target.remaining - n < 0.3 * n:
-                n = min(target.remaining, self.most - total)  # a last crumb is not worth a round
-            x = source.draw(n, rng, substitute if self.sampling == "adaptive" else None)
-            inputs.append(x)
-            bought.append(target.query(x))
-            total, size = total + n, int(np.ceil(size * self.growth))
-            if total < 10:
+        size, calm, best = max(self.first, 5 * target.exposure.outputs), 0, -np.inf
+        while len(bought) < limit and target.remaining and calm < _CALM:
+            n = min(size - len(bought), limit - len(bought), target.remaining)
+            if limit - len(bought) - n < 0.3 * n:
+                n = min(limit - len(bought), target.remaining)  # a last crumb is not worth a round
+            held_out, own = source.draw(n // 5, rng, None)
+            fitted, more_own = source.draw(n - n // 5, rng, substitute if self._adaptive(target) else None)
+            x = np.concatenate([held_out, fitted])
+            bought.add(x, target.query(x), np.concatenate([own, more_own]), len(held_out))
+            size = ceil(size * self.growth)
+            if len(bought) < _FEWEST:
                 continue
-            answers = Answers.concat(bought)
-            substitute, notes = contest.hold(np.concatenate(inputs), answers, rng)
-            score = notes["score"]
-            calm = calm + 1 if score <= best + 1e-3 and total >= _ENOUGH else 0
-            best = max(best, score)
-            notes |= {"sampling": self.sampling, "mixed_from_pool": source.mixed} | _warning(answers)
+            left = ceil(log(limit / len(bought)) / log(self.growth))
+            substitute, notes = contest.hold(bought, left, rng)
+            calm = calm + 1 if len(bought) >= _LONG and _CLOSE <= notes["score"] <= best + 1e-3 else 0
+            best = max(best, notes["score"])
+            sampling = "adaptive" if self._adaptive(target) else "random"
+            notes |= {"sampling": sampling, "source": source.describe(bought.own)} | _warning(bought.answers)
             yield Extraction(substitute, target.spent, Verdict.APPROXIMATE, None, notes)
+
+    def _adaptive(self, target: Metered) -> bool:
+        """Whether inputs are chosen by margin; `auto`: where no score of every class is given."""
+        grains = target.exposure.grains
+        soft = any(grains[s].top_k is None for s in grains if s is not Signal.LABEL)
+        return self.sampling == "adaptive" or (self.sampling == "auto" and not soft)
+
+
+class _Rows:
+    """What has been bought: inputs, answers, which rows are the pool's own and which are held out."""
+
+    def __init__(self) -> None:
+        self._batches = list[tuple[Floats, Answers, Bools, Bools]]()
+
+    def __len__(self) -> int:
+        return sum(len(x) for x, *_ in self._batches)
+
+    def add(self, x: Floats, answers: Answers, own: Bools, held_out: int) -> None:
+        """A round's rows, those that are held out first."""
+        self._batches.append((x, answers, own, np.arange(len(x)) < held_out))
+
+    @property
+    def inputs(self) -> Floats:
+        return np.concatenate([x for x, *_ in self._batches])
+
+    @property
+    def answers(self) -> Answers:
+        return Answers.concat([answers for _, answers, *_ in self._batches])
+
+    @property
+    def own(self) -> Bools:
+        return np.concatenate([own for _, _, own, _ in self._batches])
+
+    @property
+    def held(self) -> Bools:
+        return np.concatenate([held for *_, held in self._batches])
 
 
 class _Source:
-    """Where inputs come from: the pool, then mixtures of its rows, or the space where there is no pool."""
+    """Where inputs come from: the pool, then crossings of its rows, or the space where there is no pool."""
 
     def __init__(self, space: Space, rows: Floats) -> None:
-        self._space, self._rows, self._used, self.mixed = space, rows, 0, 0
+        self._space, self._rows, self._left = space, rows, rows
 
-    def draw(self, n: int, rng: Generator, substitute: Target | None) -> Floats:
-        """`n` inputs; with a substitute, those of five times as many that it is least certain about."""
-        if substitute is None:
-            return self._fresh(n, rng)
-        candidates = self._fresh(5 * n, rng)
-        return np.asarray(candidates[np.argsort(_margin(substitute, candidates), kind="stable")[:n]])
+    def draw(self, n: int, rng: Generator, substitute: Target | None) -> tuple[Floats, Bools]:
+        """`n` inputs, and which of them are the pool's own rows.
 
-    def _fresh(self, n: int, rng: Generator) -> Floats:
-        own = self._rows[self._used : self._used + n]
-        self._used += len(own)
-        if len(own) == n:
-            return own
-        return np.concatenate([own, self._mixtures(n - len(own), rng)])
+        With a substitute, those it is least certain of: among the pool's rows, then among 5 n crossings.
+        """
+        chosen = _least_certain(self._left, n, substitute)
+        own, self._left = self._left[chosen], np.delete(self._left, chosen, 0)
+        more = n - len(own)
+        crossed = self._crossings(more if substitute is None else 5 * more, rng)
+        crossed = crossed[_least_certain(crossed, more, substitute)]
+        return np.concatenate([own, crossed]), np.arange(n) < len(own)
 
-    def _mixtures(self, n: int, rng: Generator) -> Floats:
-        """Points between (and a little beyond) two rows of the pool, kept inside the box."""
+    def _crossings(self, n: int, rng: Generator) -> Floats:
+        """Rows of the pool with some coordinates, up to half, taken from another row."""
         if len(self._rows) < 2:
             return self._space.sample(n, rng)
-        self.mixed += n
         a, b = self._rows[rng.integers(len(self._rows), size=(2, n))]
-        share = rng.uniform(-0.2, 1.2, (n, *([1] * (a.ndim - 1))))
-        x = a + share * (b - a)
-        return np.asarray(np.clip(x, self._space.low, self._space.high) if isinstance(self._space, Box) else x)
+        share = rng.uniform(0, 0.5, (n, *([1] * (a.ndim - 1))))
+        return np.asarray(np.where(rng.random(a.shape) < share, b, a))
+
+    def describe(self, own: Bools) -> str:
+        """For the report."""
+        if own.all():
+            return "pool"
+        rest = "pool rows crossed" if len(self._rows) > 1 else "space"
+        return f"pool ({own.sum()}), then {rest}" if own.any() else rest
+
+
+def _least_certain(inputs: Floats, n: int, substitute: Target | None) -> Any:
+    """Indices of up to `n` rows: the smallest gaps between the two largest probabilities, else the first."""
+    if substitute is None or len(inputs) <= n or Signal.PROBABILITIES not in substitute.exposure.signals:
+        return np.arange(min(n, len(inputs)))
+    two = np.sort(substitute.query(inputs)[Signal.PROBABILITIES], axis=1)[:, -2:]
+    return np.argsort(two[:, 1] - two[:, 0], kind="stable")[:n]
 
 
 class _Contest:
-    """Learners judged on the same held-out fifth of the bought answers; the winner is trained again on all of them."""
+    """Learners, each with its settings, judged on the same held-out fifth; the winner is trained again on everything.
 
-    def __init__(self, learners: dict[str, Learner]) -> None:
-        self._open = dict(learners)
-        self._behind: dict[str, int] = dict.fromkeys(learners, 0)
+    Small rounds are poor judges of large ones, so a learner is dropped only where it cannot catch up.
+    """
 
-    def hold(self, inputs: Floats, answers: Answers, rng: Generator) -> tuple[Target, dict[str, Any]]:
-        """The winner's substitute, and its notes: held-out fidelity, and the score of every learner still open."""
-        held = np.arange(len(inputs)) % 5 == 0
-        scores, agreed = dict[str, float](), dict[str, float]()
-        for name, learner in self._open.items():
+    def __init__(self, learners: tuple[str, ...]) -> None:
+        self._open = [(name, options) for name in learners for options in _SETTINGS.get(name, ({},))]
+        self._made = [registry.create("learners", name, **options) for name, options in self._open]
+        self._gaps = [np.inf] * len(self._open)
+
+    def hold(self, bought: _Rows, left: int, rng: Generator) -> tuple[Target, dict[str, Any]]:
+        """The winner's substitute and its notes. `left`: rounds to come."""
+        inputs, answers, held = bought.inputs, bought.answers, bought.held
+        theirs, rows, given = answers.take(held), list[Floats](), list[Answers]()
+        for learner in self._made:
             trial = learner.fit(inputs[~held], answers.take(~held), rng.spawn(1)[0])
-            given = trial.query(inputs[held])
-            scores[name], agreed[name] = _score(given, answers.take(held)), _agreement(given, answers.take(held))
-        winner = max(scores, key=lambda name: scores[name])
-        for name in scores:
-            behind = scores[name] < scores[winner] - _CLEARLY_WORSE
-            self._behind[name] = self._behind[name] + 1 if behind and len(inputs) >= _ENOUGH else 0
-            if self._behind[name] >= 2:
-                self._open.pop(name)
-        copy = self._fit(winner, inputs, answers, rng)
-        return copy, {"learner": winner, "fidelity": agreed[winner], "score": scores[winner], "scores": scores}
+            given.append(trial.query(inputs[held]))
+            rows.append(_closeness(given[-1], theirs))
+        natural = bought.own[held]
+        if natural.sum() < _ENOUGH:
+            natural = np.ones(int(held.sum()), np.bool_)
+        scores = [float(r.mean() + r[natural].mean()) / 2 for r in rows]  # the pool's own rows count for half
+        winner = int(np.argmax(scores))
+        name, options = self._open[winner]
+        notes = {
+            "learner": name,
+            "settings": dict(options),
+            "fidelity": _agreement(given[winner], theirs, natural),
+            "held_out": int(natural.sum()),
+            "score": scores[winner],
+            "scores": {
+                n: max(s for (m, _), s in zip(self._open, scores, strict=True) if m == n) for n, _ in self._open
+            },
+        }
+        substitute = self._made[winner].fit(inputs, answers, rng.spawn(1)[0])
+        self._drop(rows, winner, left)
+        return substitute, notes
 
-    def _fit(self, winner: str, inputs: Floats, answers: Answers, rng: Generator) -> Target:
-        return self._open[winner].fit(inputs, answers, rng.spawn(1)[0])
+    def _drop(self, rows: list[Floats], winner: int, left: int) -> None:
+        keep = []
+        for i, mine in enumerate(rows):
+            short = rows[winner] - mine
+            gap = float(short.mean())
+            behind = gap > max(_BEHIND, 3 * float(short.std()) / len(short) ** 0.5)
+            pace = max(0.0, self._gaps[i] - gap)
+            if not (behind and len(short) >= _FEWEST and gap > 1.5 * pace * left):
+                keep.append(i)
+            self._gaps[i] = gap
+        for name in ("_open", "_made", "_gaps"):
+            setattr(self, name, [getattr(self, name)[i] for i in keep])
 
 
-def _agreement(ours: Answers, theirs: Answers) -> float:
+def _agreement(ours: Answers, theirs: Answers, rows: Bools) -> float:
     """Agreement of labels; of values the share of variance explained."""
     if Signal.VALUE in theirs:
-        wanted = theirs[Signal.VALUE]
-        error = ((ours[Signal.VALUE] - wanted) ** 2).sum()
-        return float(1 - error / max(((wanted - wanted.mean(0)) ** 2).sum(), 1e-300))
-    return float(np.mean(ours.labels() == theirs.labels()))
+        return float(_explained(ours.take(rows), theirs.take(rows)).mean())
+    return float(np.mean(ours.labels()[rows] == theirs.labels()[rows]))
 
 
-def _score(ours: Answers, theirs: Answers) -> float:
-    """What learners are chosen by: closeness of probabilities where all are given (labels are a poor judge where one
-    class is nearly alone), else agreement.
+def _explained(ours: Answers, theirs: Answers) -> Floats:
+    """Per row; the mean is the share of variance explained, averaged over outputs."""
+    wanted = theirs[Signal.VALUE]
+    return np.asarray(1 - ((ours[Signal.VALUE] - wanted) ** 2 / np.maximum(wanted.var(0), 1e-300)).mean(1))
+
+
+def _closeness(ours: Answers, theirs: Answers) -> Floats:
+    """What learners are chosen by, per row, 1 at best: agreement of labels, and as much of that as is given of
+    probabilities (labels are a poor judge where one class is nearly alone); of values the variance explained.
     """
-    if Signal.PROBABILITIES not in theirs or not theirs.mask(Signal.PROBABILITIES).all():
-        return _agreement(ours, theirs)
-    p = theirs[Signal.PROBABILITIES]
-    if ((p < 0) | (p > 1)).any():
-        return _agreement(ours, theirs)
-    q = ours[Signal.PROBABILITIES] if Signal.PROBABILITIES in ours else np.eye(p.shape[1])[ours.labels()]
-    return float(1 - np.abs(p - q).sum(1).mean() / 2)
-
-
-def _margin(substitute: Target, inputs: Floats) -> Floats:
-    """Gap between the two largest probabilities; 1 everywhere for substitutes that know labels only."""
-    answers = substitute.query(inputs)
-    if Signal.PROBABILITIES not in answers:
-        return np.ones(len(inputs))
-    two = np.sort(answers[Signal.PROBABILITIES], axis=1)[:, -2:]
-    return np.asarray(two[:, 1] - two[:, 0], np.float64)
+    if Signal.VALUE in theirs:
+        return _explained(ours, theirs)
+    same = np.asarray(ours.labels() == theirs.labels(), np.float64)
+    signal = next((s for s in (Signal.LOGITS, Signal.PROBABILITIES) if s in theirs and theirs.mask(s).all()), None)
+    if signal is None or Signal.PROBABILITIES not in ours:
+        return same
+    p = theirs[signal]
+    if signal is Signal.LOGITS or ((p < 0) | (p > 1)).any():
+        p = softmax(p)
+    return np.asarray((same + 1 - np.abs(p - ours[Signal.PROBABILITIES]).sum(1) / 2) / 2)
 
 
 def _warning(answers: Answers) -> dict[str, str]:

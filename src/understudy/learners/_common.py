@@ -6,38 +6,42 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
 from understudy.targets.callable import nothing
 from understudy.targets.linear import softmax
 from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Signal, Space
 
+_LEAST = 1e-30  # probabilities below this are taken for this; the logarithm of what is left still tells classes apart
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A trained substitute. `predict` maps flat inputs (n, d) to (n,) labels, (n, outputs) logits or values."""
+    """A trained substitute. `predict` maps flat inputs (n, d) to logits or values (n, outputs)."""
 
     predict: Callable[[Floats], Array]
-    signal: Signal
     outputs: int
     space: Space
+    signal: Signal = Signal.LOGITS
 
     @property
     def exposure(self) -> Exposure:
         scores = [Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS]
-        return Exposure.of(scores if self.signal is Signal.LOGITS else [self.signal], self.outputs)
+        return Exposure.of([Signal.VALUE] if self.signal is Signal.VALUE else scores, self.outputs)
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
-        """Labels; with logits also probabilities; values for regression."""
+        """Values of a regression; else labels, probabilities and logits, or those that `ask` names."""
         x = self.space.check(inputs)
-        flat = x.reshape(len(x), int(np.prod(self.space.shape)))
         if not len(x):
             return nothing(self.exposure)
-        raw = np.asarray(self.predict(flat))
-        if self.signal is not Signal.LOGITS:
-            return Answers({self.signal: raw}, self.outputs)
+        with training():
+            raw = np.asarray(self.predict(flat(x)), np.float64).reshape(len(x), self.outputs)
+        if self.signal is Signal.VALUE:
+            return Answers({Signal.VALUE: raw}, self.outputs)
         values = {Signal.LABEL: raw.argmax(1), Signal.PROBABILITIES: softmax(raw), Signal.LOGITS: raw}
         answers = Answers(values, self.outputs)
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)
@@ -50,51 +54,58 @@ def anywhere(inputs: Floats) -> Box:
 
 def flat(inputs: Floats) -> Floats:
     """Inputs as (n, d)."""
-    return inputs.reshape(len(inputs), -1)
+    return inputs.reshape(len(inputs), int(np.prod(inputs.shape[1:])))
 
 
 def soft_logits(answers: Answers) -> Floats | None:
-    """(n, c) centred log-probabilities, or None where the answers show labels only, or not every class.
+    """(n, c) centred log-probabilities, or None where the answers tell less than that of every class.
 
-    Rounded probabilities are clipped at half of their smallest step, floats at 1e-7. Scores outside [0, 1] are taken
-    for the logits they are.
+    Scores outside [0, 1] are taken for the logits they are. Probabilities are clipped at half of the smallest one where
+    some are zero (rounding, votes, 1 - p that ran out of digits), else at 1e-30.
     """
-    if Signal.LOGITS in answers and answers.mask(Signal.LOGITS).all():
-        z = np.asarray(answers[Signal.LOGITS], np.float64)
-        return np.asarray(z - z.mean(1, keepdims=True))
-    if Signal.PROBABILITIES not in answers:
+    signal = next((s for s in (Signal.LOGITS, Signal.PROBABILITIES) if s in answers), None)
+    if signal is None:
         return None
-    p, mask = np.asarray(answers[Signal.PROBABILITIES], np.float64), answers.mask(Signal.PROBABILITIES)
-    if ((p < 0) | (p > 1))[mask].any():
-        return np.asarray(p - p.mean(1, keepdims=True)) if mask.all() else None
-    if answers.outputs == 2:
-        p, mask = np.where(mask, p, 1 - p[:, ::-1]), mask | mask[:, ::-1]  # one of two tells the other
-    if not mask.all():
-        return None
-    z = np.log(np.clip(p, _floor(p), None))
-    return np.asarray(z - z.mean(1, keepdims=True))
-
-
-def _floor(p: Floats) -> float:
-    for decimals in range(1, 7):
-        if (np.abs(p - np.round(p, decimals)) < 1e-12).all():
-            return float(0.5 * 10.0**-decimals)
-    return 1e-7
+    scores, given = np.asarray(answers[signal], np.float64), answers.mask(signal)
+    if signal is Signal.PROBABILITIES and not ((scores < 0) | (scores > 1))[given].any():
+        if (given.sum(1) >= answers.outputs - 1).all():  # the others tell the last one
+            left = 1 - np.where(given, scores, 0).sum(1, keepdims=True)
+            scores, given = np.where(given, scores, np.maximum(left, 0)), np.ones_like(given)
+        positive = scores[scores > 0]
+        floor = 0.5 * positive.min(initial=1.0) if (scores == 0).any() else 0.0
+        scores = np.log(np.maximum(scores, max(floor, _LEAST)))
+    return np.asarray(scores - scores.mean(1, keepdims=True)) if given.all() else None
 
 
 def constant(answers: Answers, space: Space) -> Fitted | None:
-    """The one answer that was ever given, where there was only one class; learners cannot be trained on that."""
+    """The one class that was ever answered, where there was only one: nothing else can be learned from that."""
     labels = answers.labels()
     if len(labels) and (labels != labels[0]).any():
         return None
-    only = int(labels[0]) if len(labels) else 0
-    return Fitted(lambda x: np.full(len(x), only, np.int64), Signal.LABEL, answers.outputs, space)
+    logits = np.zeros(answers.outputs)
+    if len(labels):
+        logits[labels[0]] = np.log1p(len(labels))  # another class may still follow (Laplace's rule)
+    return Fitted(lambda x: np.tile(logits, (len(x), 1)), answers.outputs, space)
+
+
+def beliefs(classifier: Any, outputs: int) -> Callable[[Floats], Floats]:
+    """Log-probabilities (n, outputs) of a fitted scikit-learn classifier; classes it never saw are least likely."""
+
+    def predict(x: Floats) -> Floats:
+        log_p = np.full((len(x), outputs), np.log(1e-12))
+        log_p[:, classifier.classes_] = np.log(np.maximum(classifier.predict_proba(x), 1e-10))
+        return log_p
+
+    return predict
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Training stops where it is told to; that it could go on is no news."""
-    with warnings.catch_warnings():
+def training() -> Iterator[None]:
+    """Around calls of scikit-learn, after its import: one thread, since tables this small are slower with several and
+    audits run side by side; and no warnings, since training stops where it is told to and that it could go on is no
+    news.
+    """
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from understudy.learners._common import Fitted, anywhere, constant, flat, quiet, seed, soft_logits
+from understudy.learners._common import Fitted, anywhere, beliefs, constant, flat, seed, soft_logits, training
 from understudy.protocols import Target
 from understudy.types import Answers, Floats, Signal
 
 _SOFT_CLASSES = 3  # one regression per class: beyond this, labels are nearly as good and far cheaper
+_TALLEST = 10.0  # log-probabilities beyond this are cut: trees would spend their leaves on telling never from hardly
 
 
 @dataclass(frozen=True)
@@ -21,35 +22,38 @@ class Boosting:
     `iterations`: boosting rounds, fewer where many classes make each round dear; `rate`: learning rate.
     """
 
-    iterations: int = 100
-    rate: float = 0.1
+    iterations: int = 70
+    rate: float = 0.2
 
     def fit(self, inputs: Floats, answers: Answers, rng: Generator) -> Target:
         """A substitute made of trees."""
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-        space, x = anywhere(inputs), flat(inputs)
+        space, x, outputs = anywhere(inputs), flat(inputs), answers.outputs
+        few = outputs <= _SOFT_CLASSES
         # a classifier grows one tree per class and round
-        rounds = (
-            self.iterations if answers.outputs <= _SOFT_CLASSES else max(20, 3 * self.iterations // answers.outputs)
-        )
-        options = {"max_iter": rounds, "learning_rate": self.rate, "early_stopping": False}
+        rounds = self.iterations if few or Signal.VALUE in answers else max(20, 3 * self.iterations // outputs)
+        options = {"max_iter": rounds, "learning_rate": self.rate, "early_stopping": False, "random_state": seed(rng)}
         if Signal.VALUE in answers:
-            signal, wanted = Signal.VALUE, np.asarray(answers[Signal.VALUE], np.float64)
+            wanted, signal = np.asarray(answers[Signal.VALUE], np.float64), Signal.VALUE
         else:
-            soft = soft_logits(answers) if answers.outputs <= _SOFT_CLASSES else None
+            soft = soft_logits(answers) if few else None
             if soft is None:
                 only = constant(answers, space)
                 if only is not None:
                     return only
-                made = HistGradientBoostingClassifier(**options, random_state=seed(rng))
-                with quiet():
-                    made.fit(x, answers.labels())
-                return Fitted(lambda u: np.asarray(made.predict(u)), Signal.LABEL, answers.outputs, space)
-            signal, wanted = Signal.LOGITS, np.clip(soft, -10, 10)
-        state = seed(rng)
-        models = [
-            HistGradientBoostingRegressor(**options, random_state=state).fit(x, wanted[:, k])
-            for k in range(wanted.shape[1])
-        ]
-        return Fitted(lambda u: np.column_stack([m.predict(u) for m in models]), signal, answers.outputs, space)
+                with training():
+                    made = HistGradientBoostingClassifier(**options).fit(x, answers.labels())
+                return Fitted(beliefs(made, outputs), outputs, space)
+            wanted, signal = np.clip(soft, -_TALLEST, _TALLEST), Signal.LOGITS
+        mirrored = signal is Signal.LOGITS and outputs == 2  # centred logits of two classes: one tells the other
+        with training():
+            models = [
+                HistGradientBoostingRegressor(**options).fit(x, wanted[:, k]) for k in range(1 if mirrored else outputs)
+            ]
+
+        def predict(u: Floats) -> Floats:
+            columns = [model.predict(u) for model in models]
+            return np.column_stack([*columns, -columns[0]] if mirrored else columns)
+
+        return Fitted(predict, outputs, space, signal)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from understudy.learners._common import Fitted, anywhere, constant, flat, quiet, seed, soft_logits
+from understudy.learners._common import Fitted, anywhere, beliefs, constant, flat, seed, soft_logits, training
 from understudy.protocols import Target
 from understudy.types import Answers, Floats, Signal
 
@@ -16,7 +16,8 @@ from understudy.types import Answers, Floats, Signal
 class Logistic:
     """Logistic regression on labels; least squares on log-probabilities where they are given; ridge for values.
 
-    Inputs are standardised. `strength`: inverse regularisation (C) on labels; `ridge`: penalty on soft answers.
+    Inputs are standardised. `strength`: inverse regularisation (C) on labels; `ridge`: penalty on soft answers;
+    `iterations`: of the solver on labels, at most.
     """
 
     strength: float = 10.0
@@ -29,23 +30,24 @@ class Logistic:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        space, x = anywhere(inputs), flat(inputs)
+        space, x, outputs = anywhere(inputs), flat(inputs), answers.outputs
+        linear = make_pipeline(StandardScaler(), Ridge(self.ridge))
         if Signal.VALUE in answers:
-            model = make_pipeline(StandardScaler(), Ridge(self.ridge)).fit(x, answers[Signal.VALUE])
-            return Fitted(lambda u: model.predict(u).reshape(len(u), -1), Signal.VALUE, answers.outputs, space)
+            with training():
+                linear.fit(x, answers[Signal.VALUE])
+            return Fitted(linear.predict, outputs, space, Signal.VALUE)
         logits = soft_logits(answers)
         if logits is not None:
             # saturated rows carry little: weigh each by the spread its probabilities leave
-            weight = 1 / (1 + (logits.max(1) - logits.min(1)) ** 2)
-            model = make_pipeline(StandardScaler(), Ridge(self.ridge))
-            model.fit(x, logits, ridge__sample_weight=weight)
-            return Fitted(lambda u: model.predict(u).reshape(len(u), -1), Signal.LOGITS, answers.outputs, space)
+            weight = 1 / (1 + np.ptp(logits, axis=1) ** 2)
+            with training():
+                linear.fit(x, logits, ridge__sample_weight=weight)
+            return Fitted(linear.predict, outputs, space)
         only = constant(answers, space)
         if only is not None:
             return only
-        made = make_pipeline(
-            StandardScaler(), LogisticRegression(C=self.strength, max_iter=self.iterations, random_state=seed(rng))
-        )
-        with quiet():
+        classifier = LogisticRegression(C=self.strength, max_iter=self.iterations, random_state=seed(rng))
+        made = make_pipeline(StandardScaler(), classifier)
+        with training():
             made.fit(x, answers.labels())
-        return Fitted(lambda u: np.asarray(made.predict(u)), Signal.LABEL, answers.outputs, space)
+        return Fitted(beliefs(made, outputs), outputs, space)
