@@ -156,6 +156,19 @@ def test_another_family_is_refused(estimator: Any, defences: tuple[Defence, ...]
     assert found[-1].substitute is None
 
 
+@pytest.mark.parametrize("defences", [(Round(1),), (Round(3),), (TopK(1), Round(2)), (TopK(1),)])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_the_family_is_not_refused_however_saturated(scale: float, defences: tuple[Defence, ...]) -> None:
+    rng = np.random.default_rng(7)
+    weights, bias = 2 * scale * rng.normal(size=(5, 20)) / 20**0.5, scale * rng.normal(size=5)
+
+    def call(x: Floats) -> Floats:
+        return softmax(x @ weights.T + bias)
+
+    found = attack(call, 5, us.Box(-1, 1, shape=(20,)), 1000, defences)
+    assert compare(found[-1], call, us.Box(-1, 1, shape=(20,)))[0] >= 0.97
+
+
 def test_a_noisy_target_is_never_called_exact() -> None:
     inputs, truth = load_iris(return_X_y=True)
     model, box = LogisticRegression(max_iter=1000).fit(inputs, truth), us.Box(0, 8, shape=(4,))

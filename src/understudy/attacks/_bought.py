@@ -172,7 +172,7 @@ class Bought:
     def near(self, base: Floats, n: int, rng: Generator, least: float = 0.2) -> Floats:
         """Points around the base, `least` to all of the way to a uniform point of the box."""
         uniform = rng.uniform(-1, 1, (n, self.frame.d))
-        radius = rng.uniform(least, 1, (n, 1))
+        radius = rng.uniform(least, 1.0, (n, 1))
         return self.inside(base + radius * (uniform - base * self.frame.bounded))
 
     def contested(self, theta: Floats, n: int, widths: tuple[float, float], shift: bool, rng: Generator) -> Floats:
@@ -183,7 +183,7 @@ class Bought:
         about the weights, and its answer is still in play. `shift`: a common constant of the scores means nothing.
         """
         weights, bias = theta[:, :-1], theta[:, -1]
-        width = np.exp(rng.uniform(*np.log(widths), (n, 1)))
+        width = np.exp(rng.uniform(np.log(widths[0]), np.log(widths[1]), (n, 1)))
         goal = width * rng.standard_normal((n, len(theta)))
         if shift:
             weights, bias, goal = weights - weights.mean(0), bias - bias.mean(), goal - goal.mean(1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator as Steps
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +28,9 @@ from understudy.types import Bools, Floats, Signal
 
 #: Answers per answer needed at which a model is fitted again, where one answer does not settle an equation.
 _ROUNDS = (0.12, 0.2, 0.3, 0.45, 0.65, 0.85, 1.1, 1.4, 1.8, 2.5, 4, 6, 10, 16, 25, 40)
+_TELLING, _PLENTY = 1.4, 6.0  # as many answers can tell one family from another; so many leave a fit no excuse
+_POLISH = 6  # fits in a row, each with the ridge that suits the weights found so far
+_USABLE = 0.95  # a copy that agrees with more check answers than this is worth having, whatever the model is
 _FREE = 10_000  # points on which successive substitutes are compared; they cost nothing
 _NAMES = {"softmax": "softmax", "one-vs-rest": "one-vs-rest", "linear": "linear", "centred": "linear"}
 
@@ -60,6 +64,9 @@ class EquationSolving:
         every entry and entries rounded to 0 or 1 are intervals. Queries are adaptive: points far out that the last
         fit says are answered with unsaturated probabilities. Precision, determinism and model class are learned from
         the answers. A model that does not fit is refused: a linear model leaves no more than the rounding unexplained.
+        Where some answers are withheld, rounded or noisy, one that leaves more is refused only if it also agrees with
+        less than 95 % of check answers at 6 times as many answers as there are unknowns per informative entry, or at
+        the end of the budget: very saturated answers are fitted slowly.
     """
 
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.PROBABILITIES, Signal.LOGITS, Signal.VALUE})
@@ -82,14 +89,16 @@ class EquationSolving:
 
     # every class, as floats: closed forms
 
-    def _closed(self, bought: Bought, rng: Generator) -> Iterator[Extraction]:
+    def _closed(self, bought: Bought, rng: Generator) -> Steps[Extraction, None, bool]:
         """Solve from one point and a step along each axis; returns whether that settled it."""
         base = bought.u[:1]
         if not bought.linear:
             base = find_base(bought, 1 - 1e-5 if bought.outputs == 2 else 1 - 1e-9, rng)
+            if not bought.usable()[np.flatnonzero((bought.u == base).all(1))].any():
+                return False  # saturated everywhere: ratios of such answers are no equations
         axes, step = np.arange(bought.frame.d), 1.0
         while len(axes):
-            if bought.target.remaining < len(axes) + 1 or step < 1e-7:
+            if bought.target.remaining < len(axes) + 1 or step < 1e-7 or not bought.full:
                 return False
             before = len(bought.u)
             bought.ask(bought.inside(_axes(base, step)[axes]))
@@ -143,30 +152,30 @@ class EquationSolving:
         held = (np.zeros((0, bought.frame.d)), np.zeros((0, bought.outputs)), np.zeros((0, bought.outputs), np.bool_))
         best: Fit | None = None
         seen: Floats | None = None
-        for n in _counts(unit, bought.target.remaining + len(bought.u) - reserve):
+        for n in _counts(unit, len(bought.u), bought.target.remaining + len(bought.u) - reserve):
             wanted = int(np.clip(n // 8, 4, reserve)) - len(held[0])
             held = _join(held, bought.check(bought.inside(bought.frame.sample(max(wanted, 0), rng))))
             if not bought.ask(self._next(bought, best, n, unit, rng)) and best is not None:
                 return
-            best = self._fitted(bought, best, n >= 1.4 * unit, rng)
+            best = self._fitted(bought, best, n >= _TELLING * unit, rng)
             if not len(held[0]):
                 return
             notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": best.rms}
-            misfit = best.rms > _noise(bought)
-            last = not bought.target.remaining
-            if misfit and (n >= 2.5 * unit or (last and n >= 1.4 * unit and bought.quantum)):
+            misfit, agreed = best.rms > _noise(bought), _agreement(best, held, bought.value)
+            enough = _PLENTY if bought.target.remaining else _TELLING
+            if misfit and agreed < _USABLE and n >= enough * unit:
                 yield Extraction(None, bought.target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
                 return
             exact = not misfit and not bought.quantum and bought.deterministic
             if exact:
                 probes = self._probes(bought, best.theta, best.family, self.checks, rng)
-                error = _error(best.theta, best.family, bought.check(probes))
+                error = _error(best.theta, best.family, _join(held, bought.check(probes)))
                 exact = error <= _tolerance(bought)
                 notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": error}
-            agreed = _agreement(best, held, bought.value)
             yield self._extraction(bought, best, exact, notes if exact else notes | {"fidelity": agreed})
             now = predict(best.theta, widen(free), best.family)
-            if exact or (agreed >= 1 - self.settled and seen is not None and _changed(seen, now) < self.settled):
+            still = seen is not None and n >= _TELLING * unit and _changed(seen, now) < self.settled
+            if exact or (still and agreed >= 1 - self.settled):
                 return
             seen = now if bought.value else now.argmax(1)
 
@@ -190,9 +199,17 @@ class EquationSolving:
         if telling and found.rms > _noise(bought) and not bought.deterministic:
             bought.repeat(self._probes(bought, found.theta, found.family, min(8, bought.target.remaining // 4), rng))
             rows, args = bought.rows(), (bought.quantum, bought.precision.relative, bought.noise)
-        if telling and found.rms > _noise(bought):  # from nothing: the last start may have led astray
-            fits = [fit(np.zeros_like(best.theta), *rows, family, *args) for family in families]
-            found = min([found, *fits], key=_rms)
+        for start in (None, *families) if telling else ():
+            if found.rms <= _noise(bought):
+                break
+            # go on from there, then from nothing: the last start may have led astray
+            tried = found if start is None else fit(np.zeros_like(best.theta), *rows, start, *args)
+            for _ in range(_POLISH):
+                better = fit(tried.theta, *rows, tried.family, *args)
+                gained, tried = tried.rms - better.rms, min(tried, better, key=_rms)
+                if gained < 0.02 * tried.rms:
+                    break
+            found = min(found, tried, key=_rms)
         return found
 
     # what is said of it
@@ -240,10 +257,10 @@ def _unit(bought: Bought) -> float:
     return (c - 1) * width / min(bought.shown, c - 1)
 
 
-def _counts(unit: float, total: int) -> list[int]:
-    """Sizes at which to fit again, the last one the whole budget unless that is beyond any use."""
+def _counts(unit: float, had: int, total: int) -> list[int]:
+    """Sizes above `had` at which to fit again, the last one the whole budget unless that is beyond any use."""
     counts = sorted({max(int(np.ceil(r * unit)), 4) for r in _ROUNDS})
-    within = [n for n in counts if n <= total]
+    within = [n for n in counts if had < n <= total]
     if total < counts[-1] and total >= 2:
         within = [n for n in within if n <= 0.95 * total] + [total]
     return within
@@ -283,7 +300,7 @@ def _changed(before: Floats, now: Floats) -> float:
     """Share of points with another class; of values, the relative change."""
     if before.ndim == 1:
         return float((before != now.argmax(1)).mean())
-    return float(np.linalg.norm(before - now) / max(np.linalg.norm(now - now.mean(0)), 1e-300))
+    return float(np.linalg.norm(before - now)) / max(float(np.linalg.norm(now - now.mean(0))), 1e-300)
 
 
 def _agreement(found: Fit, checked: _Checked, value: bool) -> float:
@@ -292,5 +309,5 @@ def _agreement(found: Fit, checked: _Checked, value: bool) -> float:
     predicted = predict(found.theta, widen(u), found.family)
     if value:
         spread = max(float(((answered - answered.mean(0)) ** 2).sum()), 1e-300)
-        return float(np.clip(1 - ((predicted - answered) ** 2).sum() / spread, 0, 1))
+        return float(np.clip(1 - float(((predicted - answered) ** 2).sum()) / spread, 0, 1))
     return float(np.mean(predicted.argmax(1) == np.where(given, answered, -np.inf).argmax(1)))
