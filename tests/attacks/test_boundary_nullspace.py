@@ -63,6 +63,21 @@ def test_binary_labels_only_within_827_queries(estimator: Any) -> None:
         assert agreement(found[-1], model.predict, box) >= 0.999
 
 
+def test_as_many_inputs_as_spam_within_827_queries() -> None:
+    """57 inputs of very unequal weight, as spam has; the data itself is benchmarks/boundary_nullspace.py's."""
+    box = us.Box(-1, 1, shape=(57,))
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = rng.lognormal(0, 1.5, 57) * rng.choice([-1, 1], 57)
+
+        def predict(x: Floats, weights: Floats = weights) -> Any:
+            return (x @ weights + 0.3 * np.linalg.norm(weights) > 0).astype(int)
+
+        found, spent = attack(predict, 2, box, 827, seed)
+        assert spent <= 827
+        assert agreement(found[-1], predict, box) >= 0.99
+
+
 def test_raw_features_and_no_bounds() -> None:
     inputs, truth = load_breast_cancer(return_X_y=True)
     model = LogisticRegression(max_iter=20_000).fit(inputs, truth)

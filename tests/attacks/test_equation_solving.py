@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
@@ -124,6 +125,30 @@ def test_raw_features_where_the_centre_is_saturated(seed: int) -> None:
     (found,) = attack(model.predict_proba, 2, box, 200, seed=seed)
     assert found.verdict is Verdict.EXACT
     assert compare(found, model.predict_proba, box)[1] <= 1e-8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_class_nearly_everywhere_is_still_solved_exactly(seed: int) -> None:
+    weights = np.random.default_rng(7).normal(size=(1, 30))
+
+    def call(x: Floats) -> Floats:
+        positive = 1 / (1 + np.exp(22 - 2.7 * (x @ weights.T)))
+        return np.asarray(np.hstack([1 - positive, positive]))
+
+    box = us.Box(-1, 1, shape=(30,))
+    found = attack(call, 2, box, 500, seed=seed)[-1]
+    assert found.verdict is Verdict.EXACT
+    assert compare(found, call, box)[1] <= 1e-7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_forest_is_never_solved_at_any_budget(seed: int) -> None:
+    inputs, truth = load_iris(return_X_y=True)
+    model = RandomForestClassifier(30, random_state=0).fit(inputs, truth)
+    for budget in (20, 60, 400):
+        found = attack(model.predict_proba, 3, us.Box(0, 8, shape=(4,)), budget, seed=seed)
+        assert all(f.verdict is not Verdict.EXACT for f in found)
+    assert found[-1].verdict is Verdict.NOT_OF_FAMILY
 
 
 def test_regression() -> None:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from understudy.attacks._frame import Frame
 from understudy.protocols import Metered
 from understudy.types import Bools, Box, Floats, Signal
+
+Ints = NDArray[np.int64]
 
 _SATURATED = 1e-9  # closer than this to 1, a largest probability says nothing
 
@@ -153,6 +156,10 @@ class Bought:
         """The largest given entry of each row."""
         return np.asarray(np.where(self.mask, self.y, 0).max(1))
 
+    def labels(self) -> Ints:
+        """The class of each row."""
+        return np.asarray(np.where(self.mask, self.y, -np.inf).argmax(1))
+
     def usable(self) -> Bools:
         """Rows whose log-ratios keep enough digits. Of two classes one is often computed as 1 - p, and loses them."""
         least = 1e-5 if self.outputs == 2 else 1e-250
@@ -206,17 +213,23 @@ def widen(u: Floats) -> Floats:
 def find_base(bought: Bought, limit: float, rng: Generator) -> Floats:
     """A point (1, d) where full float answers are not saturated; every query on the way is kept as an equation.
 
-    The centre, if its largest entry is at most `limit`; else the least saturated of a few spread points; else
-    bisection between two that are answered differently, which ends where two classes are about as likely.
+    The centre, if its largest entry is at most `limit`; else the least saturated of a few points and corners, more of
+    them while all are one class; else bisection between two that are answered differently, which ends where two classes
+    are about as likely.
     """
     if bought.top()[0] <= min(limit, 1 - _SATURATED):
         return bought.u[:1]
-    bought.ask(bought.frame.sample(min(10, bought.target.remaining // 8), rng))
+    for _ in range(4):
+        few = min(5, bought.target.remaining // 16)
+        bought.ask(bought.frame.sample(few, rng))
+        bought.ask(bought.frame.corners(few, rng))  # rare classes lie far out
+        if bought.top().min() <= limit or len(np.unique(bought.labels())) > 1:
+            break
     for _ in range(60):
         best = int(bought.top().argmin())
         if bought.top()[best] <= min(limit, 0.99):
             break
-        labels = np.where(bought.mask, bought.y, -np.inf).argmax(1)
+        labels = bought.labels()
         others = np.flatnonzero(labels != labels[-1])
         if not len(others) or bought.target.remaining < 4:
             break

@@ -82,7 +82,7 @@ def normalised_sigmoids(x: Floats, y: Floats, steps: int = 200) -> Floats:
     def odds(s: Floats) -> tuple[Floats, Floats, Floats]:
         log_t = -np.logaddexp(0, -s)[:, None]  # log sigma(s)
         scaled = np.exp(log_t) * share
-        room = np.where(share == 1, np.exp(-np.logaddexp(0, s))[:, None], 1 - scaled)
+        room = np.where(share == 1, np.exp(-np.logaddexp(0, s))[:, None], np.maximum(1 - scaled, 1e-17))
         logit = log_t + np.log(share) - np.log(room)
         return logit, np.exp(-np.logaddexp(0, s))[:, None] / room, rest @ logit
 
@@ -96,7 +96,7 @@ def normalised_sigmoids(x: Floats, y: Floats, steps: int = 200) -> Floats:
         diagonal = np.maximum(np.diag(matrix), 1e-12)
         while damping < 1e10:
             step = np.linalg.solve(matrix + np.diag(damping * diagonal), gradient)
-            trial = s - np.clip(step, -5, 5)
+            trial = np.clip(s - np.clip(step, -5, 5), -60, 60)  # beyond, a scale is 0 or its bound
             _, slope, left = odds(trial)
             value = float((left * left).sum())
             if value < cost:
@@ -361,7 +361,7 @@ class Fit:
 def fit(
     theta: Floats, x: Floats, y: Floats, mask: Bools, family: Family, quantum: float, precision: float, noise: float
 ) -> Fit:
-    """A model of one family from rounded (`quantum` > 0), float (`precision`) or noisy answers, starting at `theta`.
+    """A model of one family from rounded (`quantum` > 0), float (`precision`) or noisy answers, from `theta` on.
 
     The ridge is the noise over the spread of the weights so far: what is not known yet stays near zero.
     """
@@ -378,7 +378,10 @@ def fit(
             theta, _ = minimise(theta, x, squares(y, mask, quantum, family), variance / (4 * spread), Effort())
         else:
             theta, _ = minimise(theta, x, odds(y, mask, precision, family), 0.0, exact)
-    return Fit(theta, family, misfit(theta, x, y, mask, family, quantum))
+    found = [theta]
+    if family == "softmax" and mask.all() and not (quantum or noise):  # every ratio is an equation
+        found.append(log_ratios(x, y, True))
+    return min((Fit(t, family, misfit(t, x, y, mask, family, quantum)) for t in found), key=lambda f: f.rms)
 
 
 def misfit(theta: Floats, x: Floats, y: Floats, mask: Bools, family: Family, quantum: float) -> float:

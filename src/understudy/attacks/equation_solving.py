@@ -126,7 +126,7 @@ class EquationSolving:
                 extra = int(np.ceil(surplus * bought.outputs * len(x[0]) / (bought.outputs - 1))) - len(bought.u)
                 if solved.rms <= _tolerance(bought) or extra > bought.target.remaining:
                     break
-                bought.ask(bought.near(base, extra, rng))
+                bought.ask(bought.near(base, max(extra, 0), rng))
                 theta = normalised_sigmoids(*bought.rows()[:2])
                 solved = min(solved, Fit(theta, "one-vs-rest", _error(theta, "one-vs-rest", checked)), key=_rms)
         notes = self._notes(bought) | {"family": _NAMES[solved.family], "residual": solved.rms}
@@ -166,7 +166,7 @@ class EquationSolving:
             if misfit and agreed < _USABLE and n >= enough * unit:
                 yield Extraction(None, bought.target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
                 return
-            exact = not misfit and not bought.quantum and bought.deterministic
+            exact = not misfit and n >= unit and not bought.quantum and bought.deterministic
             if exact:
                 probes = self._probes(bought, best.theta, best.family, self.checks, rng)
                 error = _error(best.theta, best.family, _join(held, bought.check(probes)))
@@ -174,8 +174,9 @@ class EquationSolving:
                 notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": error}
             yield self._extraction(bought, best, exact, notes if exact else notes | {"fidelity": agreed})
             now = predict(best.theta, widen(free), best.family)
-            still = seen is not None and n >= _TELLING * unit and _changed(seen, now) < self.settled
-            if exact or (still and agreed >= 1 - self.settled):
+            enough = _TELLING if bought.quantum or not bought.deterministic else _PLENTY  # floats may yet be exact
+            settled = seen is not None and _changed(seen, now) < self.settled and agreed >= 1 - self.settled
+            if exact or (settled and n >= enough * unit):
                 return
             seen = now if bought.value else now.argmax(1)
 
