@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -73,14 +74,27 @@ def test_every_manifest_is_one(block: Block, tmp_path: Path) -> None:
     manifest.load(path)
 
 
+def everything(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command below a group, those that are imported when they are typed too, by what is typed."""
+    found = {}
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        found[before + name] = command
+        if isinstance(command, click.Group):
+            found |= everything(command, f"{before}{name} ")
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_and_option_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     verbs = {"audit", "report", "forget", "list"}
-    assert verbs <= set(main.commands)
-    options = {o for c in main.commands.values() for p in c.params for o in p.opts} | {"--help"}
+    commands = everything(main)
+    assert verbs <= set(commands)
+    options = {o for c in commands.values() for p in c.params for o in p.opts} | {"--help"}
     for verb in re.findall(r"(?:`|\$ )understudy ([a-z]+)", text):
-        assert verb in main.commands, verb
+        assert verb in commands, verb
     for option in re.findall(r"(?:`| )(--[a-z-]+)", text):
         assert option in options, option
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
