@@ -46,7 +46,11 @@ class _Group(click.Group):
 class _Lazy(_Group):
     """Verbs of other modules are imported when they are typed."""
 
-    verbs: ClassVar[Mapping[str, str]] = {"guard": "understudy.cli_guard:guard", "keys": "understudy.cli_keys:keys"}
+    verbs: ClassVar[Mapping[str, str]] = {
+        "guard": "understudy.cli_guard:guard",
+        "history": "understudy.cli_history:history",
+        "keys": "understudy.cli_keys:keys",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.verbs])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVS = Path(os.environ.get("UNDERSTUDY_TEST_ENVS", ROOT / ".bench" / "envs"))
+NAME = "demo"  # of the model, wherever a server wants one
 PACKAGES = {
     "mlserver": ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "scikit-learn"],
     "mlflow": ["mlflow>=3.17,<4", "scikit-learn"],
@@ -68,39 +69,38 @@ def running(command: Sequence[object], ready: str, cwd: Path, path: Path) -> Ite
 
 
 _TRAIN = """
-import numpy, joblib, sys
-sys.path.insert(0, {demo!r})
-from sklearn.datasets import load_breast_cancer
+import numpy, joblib
+from sklearn.datasets import load_{data} as load
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-inputs, truth = load_breast_cancer(return_X_y=True)
+inputs, truth = load(return_X_y=True)
 rows = numpy.random.default_rng(0).permutation(len(inputs))[: len(inputs) // 2]
 model = make_pipeline(MinMaxScaler(), LogisticRegression(max_iter=2000)).fit(inputs[rows], truth[rows])
 """
 
 
 @contextmanager
-def mlserver(folder: Path) -> Iterator[str]:
-    """The demo's risk score behind MLServer: its inference route."""
+def mlserver(folder: Path, data: str = "breast_cancer") -> Iterator[str]:
+    """A demo's model of a data set behind MLServer: its inference route."""
     path, port = environment("mlserver"), free_port()
-    train = _TRAIN.format(demo=str(ROOT / "examples" / "demo")) + "joblib.dump(model, 'model.joblib')\n"
+    train = _TRAIN.format(data=data) + "joblib.dump(model, 'model.joblib')\n"
     subprocess.run([path / "python", "-c", train], check=True, cwd=folder, timeout=120)
-    model = {"name": "risk", "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./model.joblib"}}
+    model = {"name": NAME, "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./model.joblib"}}
     (folder / "model-settings.json").write_text(json.dumps(model))
     settings = {"parallel_workers": 0, "http_port": port, "grpc_port": free_port(), "host": "127.0.0.1"}
     (folder / "settings.json").write_text(json.dumps({**settings, "metrics_port": free_port()}))
-    base = f"http://127.0.0.1:{port}/v2/models/risk"
+    base = f"http://127.0.0.1:{port}/v2/models/{NAME}"
     with running([path / "mlserver", "start", "."], f"{base}/ready", folder, path):
         yield f"{base}/infer"
 
 
 @contextmanager
-def mlflow(folder: Path) -> Iterator[str]:
-    """The demo's risk score behind the MLflow model server: its invocation route."""
+def mlflow(folder: Path, data: str = "breast_cancer") -> Iterator[str]:
+    """A demo's model of a data set behind the MLflow model server: its invocation route."""
     path, port = environment("mlflow"), free_port()
     save = (
-        _TRAIN.format(demo=str(ROOT / "examples" / "demo"))
+        _TRAIN.format(data=data)
         + "import mlflow.sklearn\nmlflow.sklearn.save_model(model, 'saved', pyfunc_predict_fn='predict_proba',"
         + " serialization_format='cloudpickle')\n"
     )

@@ -27,6 +27,8 @@ from pathlib import Path
 from understudy.errors import MissingExtra, UnderstudyError, UsageError
 from understudy.gateway.app import Gateway, compile_all
 from understudy.gateway.metrics import forget_worker, log
+from understudy.gateway.service import Service
+from understudy.gateway.upkeep import Upkeep
 
 _GRACE = 20.0  # seconds that requests in flight have to end
 _CALM = 5.0  # a worker that lived shorter than this is not restarted at once
@@ -58,7 +60,7 @@ def serve(options: Options, ready: Callable[[str], None] = lambda address: None)
     listening = _bind(options.host, options.port)
     scratch = Path(tempfile.mkdtemp(prefix="understudy-metrics-"))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(scratch)
-    crew = _Crew(options, listening, scratch)
+    crew = _Crew(options, services, listening, scratch)
     try:
         crew.listen_to_signals()
         crew.start()
@@ -95,11 +97,11 @@ def _bind(host: str, port: int) -> socket.socket:
 class _Crew:
     """The workers of one supervisor."""
 
-    def __init__(self, options: Options, listening: socket.socket, scratch: Path) -> None:
-        self._options, self._listening, self._scratch = options, listening, scratch
+    def __init__(self, options: Options, services: list[Service], listening: socket.socket, scratch: Path) -> None:
+        self._options, self._services, self._listening, self._scratch = options, services, listening, scratch
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection, float]] = {}
-        self._ended, self._asked_to_reload = threading.Event(), False
+        self._ended, self._asked_to_reload, self._upkeep = threading.Event(), False, Upkeep()
 
     def listen_to_signals(self) -> None:
         """SIGTERM and SIGINT end `watch`, SIGHUP makes it reload."""
@@ -109,6 +111,7 @@ class _Crew:
 
     def start(self) -> None:
         """Start every worker and wait until each serves. Raises UsageError with the first one's reason."""
+        self._upkeep.run(self._services)  # before a worker holds the segments that may go
         for index in range(self._options.workers):
             self._start(index)
         for _, pipe, _ in self._workers.values():
@@ -137,6 +140,7 @@ class _Crew:
     def watch(self) -> None:
         """Pass reloads on and restart what dies, until told to stop."""
         while not self._ended.wait(0.2):
+            self._upkeep.look(self._services)
             if self._asked_to_reload:
                 self._asked_to_reload = False
                 self._reload()
@@ -152,7 +156,7 @@ class _Crew:
 
     def _reload(self) -> None:
         try:
-            compile_all(self._options.manifests)
+            self._services = compile_all(self._options.manifests)
         except UnderstudyError as error:
             log().error("manifest refused; the old one stays", reason=str(error))
             return

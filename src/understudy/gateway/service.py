@@ -15,6 +15,7 @@ from understudy import fitting, registry
 from understudy.endpoint import defences
 from understudy.errors import ManifestError, UsageError
 from understudy.guard import Allowance, Grant
+from understudy.history import warnings as disabled_by
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.types import Answers, Box, Exposure, Signal, digest
@@ -80,7 +81,7 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     box = manifest.space
     served = exposure(manifest.target.signals, manifest.target.outputs)
     codec = registry.create("protocols", http.protocol, **http.options)
-    warnings: list[str] = []
+    warnings = [f"guard.logging.inputs is {guard.logging.inputs}: {text}" for text in disabled_by(guard.logging.inputs)]
     tiers = {tier.id: _tier(tier, manifest, guard, served, today, warnings, path) for tier in manifest.tiers}
     if sum(tier.unauthenticated for tier in manifest.tiers) > 1:
         raise ManifestError(f"{path}: tiers: at most one tier can be unauthenticated")
