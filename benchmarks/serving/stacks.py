@@ -60,13 +60,17 @@ def versions() -> dict[str, str]:
     found = {"nginx": nginx, "wrk": wrk, "Python": sys.version.split()[0]}
     for folder, names in (("passthrough", ("aiohttp", "uvicorn", "uvloop")), ("litellm", ("litellm",))):
         found |= {f"{n} ({folder})" if folder != n else n: _version(BENCH / folder, n) for n in names}
-    return {k: v for k, v in found.items() if v} | {n: _version(Path(sys.prefix), n) for n in ("uvicorn", "uvloop", "pyreqwest", "numpy", "orjson")}
+    return {k: v for k, v in found.items() if v} | {
+        n: _version(Path(sys.prefix), n) for n in ("uvicorn", "uvloop", "pyreqwest", "numpy", "orjson")
+    }
 
 
 def _version(environment: Path, name: str) -> str:
     code = f"from importlib.metadata import version; print(version({name!r}))"
     python = environment / "bin/python"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() if python.exists() else ""
+    return (
+        subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() if python.exists() else ""
+    )
 
 
 def _environment(name: str, *packages: str) -> None:
@@ -90,7 +94,11 @@ def all_stacks(workers: tuple[int, ...], litellm: bool) -> Iterator[list[Stack]]
         processes.append(_upstream(upstream))
         stacks = []
         for n in workers:
-            stacks += [_nginx(n, upstream, processes), _passthrough(n, upstream, processes), _guard(n, upstream, processes)]
+            stacks += [
+                _nginx(n, upstream, processes),
+                _passthrough(n, upstream, processes),
+                _guard(n, upstream, processes),
+            ]
         if litellm:
             stacks.append(_litellm(upstream, processes))
         yield stacks

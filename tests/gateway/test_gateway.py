@@ -391,3 +391,61 @@ def test_sigterm_drains(tmp_path: Path, model_server: int, guarding: Callable[..
         answered = [f.result().status for f in asked if not f.exception()]
     assert set(answered) <= {200}
     History(tmp_path / "guard" / "digits" / "history").verify()
+
+
+def test_a_span_per_request_joins_the_customers_trace(
+    tmp_path: Path, model_server: int, guarding: Callable[..., Guard]
+) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    received: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        Thread(target=collector.serve_forever, daemon=True).start()
+        path = manifest(tmp_path, model_server)
+        key = add_key(path, "public")
+        address = f"http://127.0.0.1:{collector.server_port}"
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        }
+        guard = guarding(path, env=env)
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        parent = f"00-{trace}-b7ad6b7169203331-01"
+        assert guard.post(ROUTES["open-inference"], body("open-inference"), key, traceparent=parent).status == 200
+        wait_for(lambda: received, 30)
+        collector.shutdown()
+    told = b"".join(received)
+    assert bytes.fromhex(trace) in told
+    assert b"understudy.tier" in told
+    assert b"public" in told
+    assert key.encode() not in told
+
+
+def test_broad_access_needs_a_review_in_force(tmp_path: Path) -> None:
+    import datetime as dt
+
+    from understudy.gateway.service import compile_service
+
+    def cap(review: dict[str, str] | None) -> tuple[int | None, tuple[str, ...]]:
+        tier = {"id": "t", "who": "w", "signals": {"label": {}}, "limits": {"per_day": 50_000}}
+        tiers = [{**tier, **({"review": review} if review else {})}]
+        service = compile_service(manifest(tmp_path, 1, tiers=tiers), dt.date(2026, 6, 1))
+        return service.tiers["t"].allowance.per_30d, service.warnings
+
+    review = {"by": "ann", "on": "2026-01-01", "until": "2026-07-01", "reason": "batch scoring"}
+    assert cap(review) == (None, ())
+    for missing in (None, {**review, "until": "2026-05-31"}, {**review, "on": "2026-06-02"}):
+        most, warnings = cap(missing)
+        assert most == 100_000
+        assert "capped to 100,000 rows" in warnings[0]

@@ -35,6 +35,7 @@ from understudy.gateway.metrics import log, metrics
 from understudy.gateway.observe import observe
 from understudy.gateway.request import AGAIN, READ, Gone, Refused, clamped, over, parse, quota, read_body
 from understudy.gateway.service import Served, Service, compile_service
+from understudy.gateway.traces import teller
 from understudy.gateway.upstream import App, Receive, Reply, Scope, Send, TooSlow, Unreachable
 from understudy.guard import closed, release
 from understudy.history import Row
@@ -181,7 +182,7 @@ class Gateway:
         started, caller = time.perf_counter(), None
         try:
             caller = self._who(desk, scope)
-            return await self._infer(desk, caller, scope, receive, number, started)
+            sent = await self._infer(desk, caller, scope, receive, number, started)
         except Refused as refused:
             tier = caller.tier if caller else "none"
             metrics().refused(desk.service.id, tier, refused.rule.split(":")[0]).inc()
@@ -190,7 +191,11 @@ class Gateway:
                 status=refused.status, rule=refused.rule, request=number, version=desk.service.version,
             )  # fmt: skip
             message = desk.service.codec.error(refused.status, refused.message)
-            return _sent(message, refused.status, {"x-request-id": number, **refused.headers})
+            sent = _sent(message, refused.status, {"x-request-id": number, **refused.headers})
+        if (tell := teller()) is not None:
+            seconds, tier = time.perf_counter() - started, caller.tier if caller else "none"
+            tell(scope["headers"], seconds, desk.service.id, tier, sent.status)
+        return sent
 
     async def _other(self, path: str, method: str, scope: Scope) -> Sent:
         """Health, metadata, and everything that is not declared."""

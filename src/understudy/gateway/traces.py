@@ -9,12 +9,12 @@ from functools import cache
 from importlib.util import find_spec
 
 Headers = Sequence[tuple[bytes, bytes]]
-Tell = Callable[[Headers, float, str, str, int, int], None]
+Tell = Callable[[Headers, float, str, str, int], None]
 
 
 @cache
 def teller() -> Tell | None:
-    """A function that reports one finished request (headers, seconds, endpoint, tier, rows, status); None: no tracing.
+    """A function that reports one finished request (headers, seconds, endpoint, tier, status); None: no tracing.
 
     The span joins the trace of the customer's `traceparent`. It carries no input, answer or principal.
     """
@@ -31,7 +31,7 @@ def teller() -> Tell | None:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     tracer, propagator = provider.get_tracer("understudy.guard"), TraceContextTextMapPropagator()
 
-    def tell(headers: Headers, seconds: float, endpoint: str, tier: str, rows: int, status: int) -> None:
+    def tell(headers: Headers, seconds: float, endpoint: str, tier: str, status: int) -> None:
         given = {k.decode("latin-1"): v.decode("latin-1") for k, v in headers if k in (b"traceparent", b"tracestate")}
         end = time.time_ns()
         span = tracer.start_span(
@@ -42,7 +42,6 @@ def teller() -> Tell | None:
             attributes={
                 "understudy.endpoint": endpoint,
                 "understudy.tier": tier,
-                "understudy.rows": rows,
                 "http.response.status_code": status,
             },
         )
