@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -130,6 +131,20 @@ def test_the_readmes_example_prints_what_it_says(tmp_path: Path) -> None:
     assert len([line for line in code if not line.startswith(("import", "from"))]) <= 10
     promised = [line.rpartition("  # ")[2] for line in code if line.startswith("print")]
     assert python(block.text, tmp_path).splitlines() == promised
+
+
+@pytest.mark.slow
+def test_the_readmes_table_is_the_demos(tmp_path: Path) -> None:
+    """Within a factor of 1.5: another processor adds up in another order. If it fails, run make showcase."""
+    done = shell(f"understudy audit {DEMO / 'risk_score.yaml'} --json", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (table,) = blocks(ROOT / "README.md", "text")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.text.splitlines() if "│" in line]
+    rows = {name: cells for name, *cells in lines if name}
+    figures = [int(text.split()[0].replace(",", "")) for text in rows["queries"]]
+    shown = dict(zip(rows["tier"], figures, strict=True))
+    for finding in json.loads(done.stdout)["findings"]:
+        assert 2 / 3 < finding["queries"]["estimate"] / shown[finding["tier"]] < 3 / 2
 
 
 @pytest.mark.parametrize("name", ["quickstart.md", "audit.md"])
