@@ -15,8 +15,6 @@ from hypothesis import settings
 from running import MODEL_SERVER, Guard, free_port, listens, start_guard, wait_for
 
 os.environ.setdefault("UNDERSTUDY_NOISE_KEY", "a key for tests, known to everybody")
-settings.register_profile("house", deadline=None)  # a busy machine is no fault; speed is measured in benchmarks/
-settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo"
