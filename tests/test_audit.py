@@ -99,10 +99,10 @@ def test_plan_asks_nothing_and_prints_the_bill(cli: Cli, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--budget", 60, "--tier", "public"], 3, "under the tier's allowance"),
-        (["--seeds", 2, "--budget", 60, "--tier", "public"], 3, "2 repetition(s) ran; at least 3 are needed"),
+        (["--budget", 12, "--tier", "public"], 3, "under the tier's allowance"),
+        (["--seeds", 2, "--budget", 12, "--tier", "public"], 3, "2 repetition(s) ran; at least 3 are needed"),
         (["--budget", 60, "--tier", "public", "--fail-if", "fidelity>=0.5@60"], 1, "fidelity>=0.5@60"),
-        (["--budget", 60, "--tier", "public", "--fail-if", "fidelity>=0.9999@50000"], 3, "60 queries only"),
+        (["--budget", 12, "--tier", "public", "--fail-if", "fidelity>=0.9999@50000"], 3, "12 queries only"),
     ],
 )
 def test_not_reached_within_a_poor_attempt_is_not_assessed(

@@ -83,7 +83,11 @@ class Extraction:
 
 
 class Attack(Protocol):
-    """A way to copy. A frozen dataclass: the constructor only stores parameters."""
+    """A way to copy. A frozen dataclass: the constructor only stores parameters.
+
+    One that buys much before its first substitute says so in `opening(space, outputs) -> queries`, so that a suite
+    can let cheaper ones go first.
+    """
 
     needs: ClassVar[frozenset[Signal]]  # any one of these must be exposed
     adapts_to: ClassVar[frozenset[str]]  # defences this attack knows about

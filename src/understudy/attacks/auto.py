@@ -23,9 +23,9 @@ class Auto:
 
     Extracts:
         Whatever the suite extracts. Attacks that solve from scores go first: where one is exact nothing else is
-        asked. Otherwise the attacks take turns, the one that has spent least going next, so that the best costs at
-        most about as many times its own price as there are attacks left. Answers are shared: a row that one attack
-        has bought is free for the others.
+        asked. Otherwise the attacks take turns, the one going next that will have spent least once it has its next
+        substitute, so that the best costs at most about as many times its own price as there are attacks left. Answers
+        are shared: a row that one attack has bought is free for the others.
 
     Needs:
         Any signal.
@@ -162,6 +162,8 @@ class _Turn:
     def __init__(self, name: str, attack: Attack, target: Metered, bought: _Bought, rng: Generator) -> None:
         self.name, self._target, self.own = name, target, 0
         self.solves = Signal.LABEL not in attack.needs
+        opening = getattr(attack, "opening", None)  # an attack that cannot say is tried first
+        self.ahead: int = opening(target.space, target.exposure.outputs) if opening else 0
         self._last: Extraction | None = None
         self._run = attack.run(_Share(target, bought, reuse=not self.solves), bought, rng)
 
@@ -169,7 +171,8 @@ class _Turn:
         """The next substitute, or None when the attack has ended."""
         before = self._target.spent
         found = next(self._run, None)
-        self.own += self._target.spent - before
+        self.ahead = self._target.spent - before
+        self.own += self.ahead
         self._last = found or self._last
         return found
 
@@ -188,8 +191,8 @@ class _Turn:
 
 
 def _next_turn(turns: list[_Turn]) -> _Turn:
-    """Solvers of scores first, until they have shown that they are not exact; then whoever has spent least."""
-    return min(turns, key=lambda turn: (not turn.solves or turn.inexact, turn.own))
+    """Solvers of scores first, until they have shown that they are not exact; then whose next substitute is cheapest."""
+    return min(turns, key=lambda turn: (not turn.solves or turn.inexact, turn.own + turn.ahead))
 
 
 class _Bench:

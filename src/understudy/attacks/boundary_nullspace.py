@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from understudy.attacks._frame import Frame
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.linear import LinearTarget
-from understudy.types import Floats, Signal
+from understudy.types import Floats, Signal, Space
 
 Ints = NDArray[np.int64]
 
@@ -57,6 +57,11 @@ class BoundaryNullspace:
     oversample: float = 1.2
     starts_per_class: int = 40
     checks: int = 50
+
+    def opening(self, space: Space, outputs: int) -> int:
+        """Queries before the first substitute, about: starting points, checks, and the coarsest bisection."""
+        equations = (outputs - 1) * (int(np.prod(space.shape)) + 1)
+        return self.starts_per_class * outputs + self.checks + int(_LEVELS[0] * self.oversample * equations)
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """A substitute at each of several precisions, coarse to fine."""

@@ -60,6 +60,10 @@ class Retraining:
     growth: float = 1.7
     most: int = 20_000
 
+    def opening(self, space: Space, outputs: int) -> int:
+        """Queries before the first substitute."""
+        return max(self.first, 5 * outputs)
+
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """A substitute after every round.
 
@@ -70,7 +74,7 @@ class Retraining:
         limit = min(self.most, target.remaining)
         source, contest, bought = _Source(target.space, pool.draw(limit, rng)), _Contest(self.learners), _Rows()
         substitute: Target | None = None
-        size, calm, best = max(self.first, 5 * target.exposure.outputs), 0, -np.inf
+        size, calm, best = self.opening(target.space, target.exposure.outputs), 0, -np.inf
         while len(bought) < limit and target.remaining and calm < _CALM:
             n = min(size - len(bought), limit - len(bought), target.remaining)
             if limit - len(bought) - n < 0.3 * n:
