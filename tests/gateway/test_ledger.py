@@ -129,6 +129,39 @@ def test_a_charge_cut_short_anywhere_counts_no_less_than_before(
         assert admit([("you", limits, before)], more, now + later)[0].admitted
 
 
+class Stores:
+    """Numbers of a table, and how its usage looks after each store: what SIGKILL at that moment would leave."""
+
+    def __init__(self, numbers: Any, look: Callable[[], Usage], seen: list[Usage]) -> None:
+        self.numbers, self.look, self.seen = numbers, look, seen
+
+    def __setitem__(self, i: int, x: float) -> None:
+        self.numbers[i] = x
+        self.seen.append(self.look())
+
+
+def test_a_usage_goes_from_number_to_number_and_never_through_zero(path: Path) -> None:
+    """`Struct.pack_into` fills its place with zeros first: killed right then, a worker forgot what was asked."""
+    now = NOW
+    ledger = MappedLedger(path, lambda: now)
+    names = one("p:x", 10**9, 10**9, 10**9)
+    for _ in range(2):
+        ask(ledger, names)
+    table, before, seen = ledger._table, ledger.usage("p:x"), list[Usage]()
+    assert table
+    floats, counts, place = table._floats, table._counts, table.find(_table.field("p:x"))
+    assert place
+    assert place % 8 == 0
+    for name, numbers in (("_floats", floats), ("_counts", counts)):
+        setattr(table, name, Stores(numbers, lambda: Usage(*table.read(place)), seen))
+    now += MONTH
+    ask(ledger, names)
+    table._floats, table._counts = floats, counts
+    after = ledger.usage("p:x")
+    assert seen == [Usage(*after[:k], *before[k:]) for k in range(1, 7)]
+    asyncio.run(ledger.close())
+
+
 def test_entries_are_readable_and_long_keys_stay_apart(ledger: MappedLedger) -> None:
     long = ["p:" + "customer-with-a-long-name-" * 4 + x for x in "ab"]
     for i, key in enumerate(["p:acme-1", "p:Zoë", "", *long]):
@@ -328,7 +361,7 @@ def test_workers_forked_from_one_process_exclude_each_other(ledger: MappedLedger
         (60_000, 3, 0),
         (150_000, 20, 20),
         (100_000, 20_000, 20),
-        pytest.param(2_000_000, 200_000, 300, marks=pytest.mark.slow),
+        pytest.param(1_500_000, 50_000, 1_500, marks=pytest.mark.slow),
     ],
 )
 def test_four_processes_are_exact_whoever_is_killed(tmp_path: Path, cap: int, keys: int, kills: int) -> None:
@@ -336,6 +369,8 @@ def test_four_processes_are_exact_whoever_is_killed(tmp_path: Path, cap: int, ke
     arguments = [str(a) for a in (HAMMER, tmp_path, cap, keys, kills, 7)]
     done = subprocess.run([sys.executable, *arguments], timeout=400, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    killed = int(done.stdout)
+    assert killed >= min(kills, 20), "everything was spent too soon: raise the cap"
     answered = Counter[str]()
     for notes in tmp_path.glob("notes*"):
         answered.update(notes.read_text().split())
@@ -343,11 +378,11 @@ def test_four_processes_are_exact_whoever_is_killed(tmp_path: Path, cap: int, ke
     charged, total = dict(ledger.entries()), sum(answered.values())
     asyncio.run(ledger.close())
     assert charged["g"].day_used == cap
-    assert cap - kills <= total <= cap
-    assert cap <= charged["o:acme"].day_used + kills
+    assert cap - killed <= total <= cap, f"{total - cap:+,} rows"
+    assert cap <= charged["o:acme"].day_used + killed
     lost = [charged[key].day_used - n for key, n in answered.items()]
     assert min(lost) >= 0, "an answered request is never forgotten"
-    assert sum(lost) <= kills
+    assert sum(lost) <= killed
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from understudy.errors import LedgerError
 from understudy.guard import DAY, MONTH, Usage
 
-#: In native order and alignment every number is stored whole: no process sees half of one, nor leaves it.
+#: Six numbers of 8 bytes, in native order and alignment.
 USAGE = struct.Struct("@dddqdq")
 KEY = 56
 ENTRY = np.dtype(
@@ -73,7 +73,7 @@ class Table:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is empty"
             raise LedgerError(f"{path}: cannot be read: {reason}; {_REMEDY}") from None
-        self._views = list[memoryview]()
+        self._views = list[Any]()
         try:
             self._attach()
             if verify:
@@ -95,7 +95,8 @@ class Table:
         whole = memoryview(self._map)
         self._words = whole[_WORDS : _WORDS + 32].cast("Q")
         self._index = whole[_INDEX : self._start].cast("I")
-        self._views += [self._words, self._index, whole]
+        self._floats, self._counts = whole.cast("d"), whole.cast("q")
+        self._views += [self._words, self._index, self._floats, self._counts, whole]
 
     def _verify(self) -> None:
         """Every entry is found by its key or holds nothing, and all its numbers are possible."""
@@ -162,8 +163,12 @@ class Table:
         return USAGE.unpack_from(self._map, at)
 
     def write(self, at: int, usage: Usage) -> None:
-        """Replace a usage, number by number."""
-        USAGE.pack_into(self._map, at, *usage)
+        """Replace a usage, number by number: each is stored whole, starts of windows before what was used in them.
+
+        Not `Struct.pack_into`: it fills its place with zeros first, and a process can be killed right then.
+        """
+        floats, counts, i = self._floats, self._counts, at >> 3
+        floats[i], floats[i + 1], floats[i + 2], counts[i + 3], floats[i + 4], counts[i + 5] = usage
 
     def rows(self) -> npt.NDArray[Any]:
         """A copy of all entries."""
@@ -203,7 +208,7 @@ def alive(rows: npt.NDArray[Any], now: float) -> npt.NDArray[Any]:
 def build(path: Path, rows: npt.NDArray[Any], boot: bytes) -> None:
     """Write a file with these entries, and room for an eighth more, in the place of `path`. Raises LedgerError."""
     capacity = len(rows) + max(len(rows) // _GROWTH, 1024)
-    size = capacity + capacity // 2 + capacity % 2
+    size = (capacity // 4 + 1) * 6  # half as much again, and even: entries lie at multiples of 8 bytes
     while True:
         salts = [secrets.randbits(64) | 1 for _ in range(KEY // 4)]
         homes = _homes(rows["key"], salts, size)
