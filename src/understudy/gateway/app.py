@@ -148,8 +148,12 @@ class Gateway:
         except Exception:
             log().exception("the gateway failed", path=scope["path"][:200])
             sent = _sent(Message(b'{"error":"internal error"}', _JSON), 500)
-        await send({"type": "http.response.start", "status": sent.status, "headers": sent.headers})
-        await send({"type": "http.response.body", "body": sent.body if scope["method"] != "HEAD" else b""})
+        try:
+            await send({"type": "http.response.start", "status": sent.status, "headers": sent.headers})
+            await send({"type": "http.response.body", "body": sent.body if scope["method"] != "HEAD" else b""})
+        except RuntimeError as error:  # uvloop's word for a customer who hung up, or sent rubbish after the request
+            if "handler is closed" not in str(error):
+                raise
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -330,13 +334,12 @@ def _of_host(desks: Sequence[Desk], scope: Scope) -> Desk | None:
 
 
 def _status(reply: Reply, desk: Desk) -> Refused:
-    """An upstream error in general words: no text of its own leaves."""
+    """An upstream error in general words: no text of its own leaves, and no number but a short wait."""
     status = reply.status
     if status in (429, 503):
         wait = reply.headers.get("retry-after", "")
-        return _upstream_failed(
-            503, "the model is busy; try again", f"HTTP {status}", desk, wait if wait.isdigit() else "1"
-        )
+        seconds = min(max(int(wait), 1), 60) if wait.isascii() and wait.isdigit() and len(wait) < 9 else 1
+        return _upstream_failed(503, "the model is busy; try again", f"HTTP {status}", desk, str(seconds))
     if status in (400, 413, 422):
         return _upstream_failed(400, "the model does not take these inputs", f"HTTP {status}", desk)
     return _upstream_failed(502, "the model failed", f"HTTP {status}", desk)

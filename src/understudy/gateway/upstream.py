@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -94,7 +95,7 @@ class HttpUpstream:
                 if length is not None and length.isdigit() and int(length) > self._most:
                     raise Unreachable(f"the upstream's answer has {length} bytes (guard.max_answer: {self._most})")
                 answer = bytes(await response.bytes()) if length is not None else await self._bounded(response)
-                return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, answer)
+                return Reply(response.status, _headers(response.headers), answer)
         except PyreqwestError as error:
             kind = TooSlow if isinstance(error, TimeoutError) else Unreachable
             raise kind(f"the upstream did not answer ({type(error).__name__})") from None
@@ -110,6 +111,19 @@ class HttpUpstream:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _headers(given: Any) -> dict[str, str]:
+    """Headers by name; one that is not ASCII text is left out: the client cannot read it, and nobody here needs it."""
+    try:
+        return {name.lower(): value for name, value in given.items()}
+    except ValueError:
+        pass
+    read = dict[str, str]()
+    for name in given:
+        with suppress(ValueError):
+            read[name.lower()] = given[name]
+    return read
 
 
 class AsgiUpstream:

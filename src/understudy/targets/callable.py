@@ -99,10 +99,12 @@ def _labels(array: Floats, outputs: int) -> Any:
     flat = array.reshape(len(array), -1)
     if flat.shape[1] != 1 or (flat != np.floor(flat)).any():
         raise AnswerError("label: expected one whole number per answer; are these scores?")
-    labels = flat[:, 0].astype(np.int64)
-    if len(labels) and (labels.min() < 0 or labels.max() >= outputs):
-        raise AnswerError(f"label: class {labels.max()} was answered, expected 0 to {outputs - 1} (classes changed?)")
-    return labels
+    strange = flat[(flat < 0) | (flat >= outputs)]
+    if len(strange):
+        raise AnswerError(
+            f"label: class {strange[0]:.12g} was answered, expected 0 to {outputs - 1} (classes changed?)"
+        )
+    return flat[:, 0].astype(np.int64)
 
 
 def _simplex(p: Floats, grain: Grain) -> None:

@@ -27,6 +27,8 @@ def columns(answers: Answers, classes: Sequence[str], single: Single) -> dict[Si
             made[signal] = _named(value, classes, answers.outputs) if classes else np.ascontiguousarray(value, np.int64)
             continue
         given = answers.present.get(signal)
+        if signal is Signal.VALUE:  # one NaN for all: the bits that tell them apart can hold anything
+            value = np.where(np.isnan(value), np.nan, value)
         if single is not None and answers.outputs == (1 if signal is Signal.VALUE else 2):
             value = _one(signal, value, answers.mask(signal))
             made[signal] = value if single == "flat" else value[:, None]
