@@ -1,4 +1,4 @@
-"""What MLServer's users write, run in MLServer's own environment: `python client_mlserver.py URL KEY INPUTS`.
+"""What MLServer's users write, run in MLServer's own environment: `python client_mlserver.py URL INPUTS KEY`.
 
 Prints {way: {output: values}} for each way of asking: its types posted as JSON, tritonclient in JSON and in binary, and
 its batch client. Each asks for both outputs by name, or for none.
@@ -16,7 +16,7 @@ import tritonclient.http as triton
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse, RequestOutput
 
-url, key, file = sys.argv[1:]
+url, file, key = sys.argv[1:]
 x = np.array(json.loads(Path(file).read_text()))
 host, model = urlsplit(url).netloc, url.split("/")[-2]
 headers = {"authorization": f"Bearer {key}"}

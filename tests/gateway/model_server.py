@@ -1,6 +1,6 @@
 """A model server that knows nothing of Understudy: softmax on digits over three protocols, by json and numpy alone.
 
-`python model_server.py PORT` serves until it is ended. It answers more than anybody should see, as servers do.
+`python model_server.py PORT [ADDRESS]` serves until it is ended. It answers more than anybody should see.
 """
 
 from __future__ import annotations
@@ -84,4 +84,5 @@ if __name__ == "__main__":
     import uvicorn
 
     model()
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical", access_log=False)
+    where = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    uvicorn.run(app, host=where, port=int(sys.argv[1]), log_level="critical", access_log=False)

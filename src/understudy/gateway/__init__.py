@@ -5,4 +5,5 @@ upstream.py  the model server                                     observe.py  th
 identity.py  who asks                keys.py     API keys
 ledger.py    allowances, one machine leases.py   allowances, several machines
 serve.py     workers and signals     admin.py    the operators' own address
+life.py      as a middleware         upkeep.py   retention
 """

@@ -31,6 +31,7 @@ from understudy.errors import (
 from understudy.gateway.desk import Desk
 from understudy.gateway.hooks import ADMIT, MIRROR, hook
 from understudy.gateway.identity import Caller
+from understudy.gateway.life import Wrapped, live
 from understudy.gateway.metrics import log, metrics
 from understudy.gateway.observe import observe
 from understudy.gateway.request import AGAIN, READ, Gone, Refused, clamped, over, parse, quota, read_body
@@ -72,7 +73,8 @@ class Gateway:
     ) -> None:
         if app is not None and len(manifests) != 1:
             raise ManifestError("a wrapped application is one endpoint: give one manifest")
-        self.observe, self._app, self._state, self._worker = observe, app, state, worker
+        self.observe, self._state, self._worker = observe, state, worker
+        self._app = None if app is None else Wrapped(app)
         self._paths = [Path(path) for path in manifests]
         self._desks: list[Desk] = []
         self._routes: dict[str, list[Desk]] = {}
@@ -135,7 +137,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's request, or the application's life."""
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
+            await live(self._app, self.open, self.close, scope, receive, send)
             return
         if scope["type"] != "http":
             if scope["type"] == "websocket":
@@ -154,18 +156,6 @@ class Gateway:
         except RuntimeError as error:  # uvloop's word for a customer who hung up, or sent rubbish after the request
             if "handler is closed" not in str(error):
                 raise
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.open()
-        except UnderstudyError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive) -> Sent:
         path, method = scope["path"], scope["method"]

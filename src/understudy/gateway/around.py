@@ -27,22 +27,25 @@ class Remark(NamedTuple):
 def check(service: Service) -> list[Remark]:
     """What can be said from this machine: who can connect to the upstream, and whether it answers without a credential.
 
-    One query is asked, without the manifest's headers. It is no proof: a firewall elsewhere is not seen.
+    One query is asked, without the manifest's headers. Loopback is no way around: who is on this machine reads the
+    guard's folder too. It is no proof: neither a firewall nor a forwarder elsewhere is seen.
     """
     from understudy.targets.http import HttpTarget
 
     url = urlsplit(service.http.url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     remarks = list(_listeners(host, port))
+    elsewhere = any(remark.open for remark in remarks)
+    who = "whoever connects" if elsewhere else "whoever connects from this machine"
     target = HttpTarget(service.http.url, service.codec, service.exposure, service.space, timeout_s=10, retries=0)
     try:
         target.query(service.space.sample(1, np.random.default_rng(0)))
     except AnswerError:
-        remarks.append(Remark(True, "it answers without a credential, though not as the manifest says"))
+        remarks.append(Remark(elsewhere, f"it answers {who} without a credential, though not as the manifest says"))
     except TargetError as error:
         remarks.append(Remark(False, f"it did not answer a request without a credential ({error})"))
     else:
-        remarks.append(Remark(True, "it answers whoever connects: it asks for no credential"))
+        remarks.append(Remark(elsewhere, f"it answers {who}: it asks for no credential"))
     return remarks
 
 

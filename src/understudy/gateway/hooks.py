@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from understudy.errors import HistoryError, KeysError, Unauthenticated
+from understudy.errors import HistoryError, KeysError, LedgerError, Unauthenticated
 from understudy.gateway.desk import Desk
-from understudy.gateway.metrics import metrics
+from understudy.gateway.metrics import log, metrics
 from understudy.gateway.request import READ, Refused, parse, read_body
 from understudy.gateway.upstream import Receive, Scope
 from understudy.history import Row
@@ -33,7 +33,11 @@ async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Rec
         return 401, {"www-authenticate": "Bearer"}
     tier = desk.service.tiers[caller.tier]
     if scope["path"] == ADMIT:
-        admission = await desk.ledger.admit(desk.holders(caller, tier), 1)
+        try:
+            admission = await desk.ledger.admit(desk.holders(caller, tier), 1)
+        except LedgerError as error:
+            log().error("allowances cannot be counted", endpoint=desk.service.id, reason=str(error))
+            return 503, {}
         metrics().refused(desk.service.id, tier.id, "admitted" if admission.admitted else "allowance").inc()
         headers = {"x-understudy-principal": caller.principal, "x-understudy-tier": tier.id}
         return (204, headers) if admission.admitted else (403, {"x-understudy-rule": admission.rule})

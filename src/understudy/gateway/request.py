@@ -86,7 +86,10 @@ def clamped(service: Service, tier: Served, asked: Asked) -> frozenset[Signal]:
 
 
 def over(admission: Admission) -> Refused:
-    """429, or 413 where the request alone is more than the allowance."""
+    """429; 413 where the request alone is more than the allowance; 503 where allowances cannot be counted."""
+    if admission.limit is None:  # no allowance refused it
+        wait = {"retry-after": str(max(ceil(admission.retry_after), 1))}
+        return Refused(503, "the service is not available; try again", f"unavailable: {admission.rule}", wait)
     headers = quota(admission)
     if admission.retry_after == inf:
         return Refused(413, f"more rows than {admission.rule} allows at all", f"allowance: {admission.rule}", headers)
