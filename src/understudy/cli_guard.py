@@ -30,6 +30,7 @@ def _address(text: str | None) -> tuple[str, int] | None:
 @click.option("--admin", metavar="HOST:PORT", help="Operators' address; its key is in UNDERSTUDY_ADMIN_KEY.")
 @click.option("--tls-cert", type=click.Path(exists=True, path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path), help="Its private key, PEM.")
+@click.option("--confirm-state", is_flag=True, help="Count on what --state holds now, after it lost what was counted.")
 @click.option("--check-upstream", is_flag=True, help="Say whether the model server can be reached around the guard.")
 def guard(
     manifests: tuple[Path, ...],
@@ -40,6 +41,7 @@ def guard(
     admin: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    confirm_state: bool,
     check_upstream: bool,
 ) -> None:
     """Serve the gateway in front of the endpoints of MANIFESTS: each tier gets what its manifest says, and no more.
@@ -49,6 +51,9 @@ def guard(
     if check_upstream:
         _check(manifests)
         return
+    if confirm_state:
+        _confirm(manifests, state)
+        return
     from understudy.gateway.serve import Options, serve
 
     if (tls_cert is None) != (tls_key is None):
@@ -57,6 +62,29 @@ def guard(
     assert where is not None
     options = Options(manifests, *where, workers, observe, state, _address(admin), tls_cert, tls_key)
     serve(options, lambda address: click.echo(f"Guarding at {address}", err=True))
+
+
+def _confirm(manifests: tuple[Path, ...], state: str | None) -> None:
+    """Once on each machine; its gateways answer again within seconds."""
+    import asyncio
+
+    from understudy.gateway.leases import LeasedLedger
+    from understudy.gateway.service import compile_service
+
+    if state is None:
+        raise UsageError("--confirm-state needs --state: the server whose state is to be counted on")
+
+    async def confirm(folder: Path, name: str) -> None:
+        ledger = LeasedLedger(state, folder, name)
+        try:
+            await ledger.reset()
+        finally:
+            await ledger.close()
+
+    for path in manifests:
+        service = compile_service(path)
+        asyncio.run(confirm(service.folder, service.id))
+        click.echo(f"{service.id}: allowances are counted from what the server holds now")
 
 
 def _check(manifests: tuple[Path, ...]) -> None:

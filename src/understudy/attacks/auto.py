@@ -191,7 +191,7 @@ class _Turn:
 
 
 def _next_turn(turns: list[_Turn]) -> _Turn:
-    """Solvers of scores first, until they have shown that they are not exact; then whose next substitute is cheapest."""
+    """Solvers of scores first, until shown not to be exact; then whose next substitute costs least."""
     return min(turns, key=lambda turn: (not turn.solves or turn.inexact, turn.own + turn.ahead))
 
 

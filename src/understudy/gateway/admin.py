@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hmac
 import threading
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError, UsageError
 from understudy.gateway.keys import Keys
-from understudy.gateway.ledger import MappedLedger
+from understudy.gateway.leases import LeasedLedger
+from understudy.gateway.ledger import Ledger, MappedLedger
 from understudy.gateway.metrics import exposition
 from understudy.gateway.service import Service, compile_service
+from understudy.guard import DAY
 from understudy.history import History
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 _OPEN = frozenset({"/healthz", "/readyz"})
 
 
-def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool]) -> Starlette:
+def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool], state: str | None) -> Starlette:
     """The admin application. Everything but /healthz and /readyz takes `Authorization: Bearer KEY`."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -75,7 +78,7 @@ def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool]) ->
         Route("/readyz", readyz),
         Route("/metrics", scrape),
         Route("/tiers", answer(tiers)),
-        Route("/principals", answer(principals)),
+        Route("/principals", answer(lambda service, request: principals(service, state))),
         Route("/spend", answer(spend)),
         Route("/decisions", answer(decisions)),
     ]
@@ -99,18 +102,25 @@ def tiers(service: Service, request: Request) -> Any:
     }
 
 
-def principals(service: Service, request: Request) -> Any:
+def principals(service: Service, state: str | None) -> Any:
     """Keys (never secrets) and what each holder of an allowance has used of its windows."""
-    used = {}
-    path = service.folder / "allowances.ledger"
-    if path.exists():
-        ledger, now = MappedLedger(path), time.time()
-        used = {
-            key: {"day_used": u.day_used if now < u.day + 86_400 else 0, "month_used": u.month_used}
+    with Keys(service.folder / "keys.sqlite") as keys:
+        held = [key._asdict() for key in keys.list()]
+    return {"keys": held, "used": asyncio.run(_used(service, state))}
+
+
+async def _used(service: Service, state: str | None) -> dict[str, dict[str, int]]:
+    path, now = service.folder / "allowances.ledger", time.time()
+    if state is None and not path.exists():
+        return {}
+    ledger: Ledger = MappedLedger(path) if state is None else LeasedLedger(state, service.folder, service.id)
+    try:
+        return {
+            key: {"day_used": u.day_used if now < u.day + DAY else 0, "month_used": u.month_used}
             for key, u in ledger.entries()
         }
-    with Keys(service.folder / "keys.sqlite") as keys:
-        return {"keys": [key._asdict() for key in keys.list()], "used": used}
+    finally:
+        await ledger.close()
 
 
 def spend(service: Service, request: Request) -> Any:
@@ -145,7 +155,9 @@ def decisions(service: Service, request: Request) -> Any:
     ]  # fmt: skip
 
 
-def serve_admin(address: tuple[str, int], manifests: Sequence[Path], key: str, ready: Callable[[], bool]) -> None:
+def serve_admin(
+    address: tuple[str, int], manifests: Sequence[Path], key: str, ready: Callable[[], bool], state: str | None
+) -> None:
     """Serve the admin application from a thread of the supervisor. Raises UsageError where the address is taken."""
     import socket
 
@@ -156,6 +168,6 @@ def serve_admin(address: tuple[str, int], manifests: Sequence[Path], key: str, r
     except OSError as error:
         raise UsageError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
     config = uvicorn.Config(
-        admin_app(manifests, key, ready), lifespan="off", access_log=False, log_config=None, server_header=False
+        admin_app(manifests, key, ready, state), lifespan="off", access_log=False, log_config=None, server_header=False
     )
     threading.Thread(target=uvicorn.Server(config).run, args=([listening],), daemon=True, name="admin").start()

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 #: What is asked of the script for one key: key, allowance, rows given back, since when, rows, more that are wanted.
 _Asked = tuple[str, Allowance, int, float, int, int]
-_LOST = "the shared state was lost and counts from nothing; an operator must confirm that it may"
+_LOST = "the shared state was lost and counts from nothing; an operator must confirm it (--confirm-state)"
 
 
 _ANY = Allowance()

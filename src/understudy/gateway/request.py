@@ -90,13 +90,11 @@ def over(admission: Admission) -> Refused:
     if admission.limit is None:  # no allowance refused it
         wait = {"retry-after": str(max(ceil(admission.retry_after), 1))}
         return Refused(503, "the service is not available; try again", f"unavailable: {admission.rule}", wait)
-    headers = quota(admission)
+    headers, rule = quota(admission), f"allowance: {admission.rule}"
     if admission.retry_after == inf:
-        return Refused(413, f"more rows than {admission.rule} allows at all", f"allowance: {admission.rule}", headers)
-    wait = str(max(ceil(admission.retry_after), 1))
-    return Refused(
-        429, f"over the allowance ({admission.rule})", f"allowance: {admission.rule}", {**headers, "retry-after": wait}
-    )
+        return Refused(413, f"more rows than {admission.rule} allows at all", rule, headers)
+    headers["retry-after"] = str(max(ceil(admission.retry_after), 1))
+    return Refused(429, f"over the allowance ({admission.rule})", rule, headers)
 
 
 def quota(admission: Admission) -> dict[str, str]:

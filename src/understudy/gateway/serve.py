@@ -68,7 +68,7 @@ def serve(options: Options, ready: Callable[[str], None] = lambda address: None)
         if options.admin:
             from understudy.gateway.admin import serve_admin
 
-            serve_admin(options.admin, options.manifests, admin_key, crew.ready)
+            serve_admin(options.admin, options.manifests, admin_key, crew.ready, options.state)
         ready(f"{'https' if options.cert else 'http'}://{host}:{port}")
         for service in services:
             log().info(
