@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Any:
 # bytes
 
 arrays = hnp.arrays(
-    st.sampled_from([np.float64, np.float32, np.int64, np.bool_, np.dtype("U3")]),
+    st.sampled_from([np.float64, np.float32, np.int64, np.bool_]),
     hnp.array_shapes(min_dims=0, min_side=0),
 )
 plain = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.booleans(), max_size=3)
@@ -87,8 +87,8 @@ def test_a_servers_nan_stays_nan() -> None:
     assert np.isnan(unpack_answers(pack_answers(answers))["value"][0, 0])
 
 
-def test_no_pickle_is_written() -> None:
-    with pytest.raises(ValueError, match="Object arrays"):
+def test_nothing_but_numbers_is_kept() -> None:
+    with pytest.raises(RecordError, match="only numbers can be kept, not object"):
         pack({"x": np.array([object()])})
 
 

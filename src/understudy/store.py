@@ -11,7 +11,6 @@ The evidence is what a thief wants: the folder is 0700, its files 0600.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -45,24 +44,17 @@ CREATE TABLE IF NOT EXISTS results(cell TEXT PRIMARY KEY, body BLOB NOT NULL);
 
 
 def pack(arrays: Mapping[str, Array], **head: Any) -> bytes:
-    """Arrays and a JSON-able header as bytes; `unpack` is the inverse. No pickle."""
-    body = io.BytesIO()
-    header = json.dumps({"head": head, "arrays": list(arrays)}, sort_keys=True).encode()
-    body.write(len(header).to_bytes(8, "little") + header)
-    for array in arrays.values():
-        np.lib.format.write_array(body, np.asarray(array), allow_pickle=False)
-    return zlib.compress(body.getvalue(), 1)
+    """Arrays of numbers and a JSON-able header as bytes, compressed; `unpack` is the inverse. No pickle."""
+    return zlib.compress(frame(arrays, text=json.dumps(head, sort_keys=True)), 1)
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays and header of `pack`. Raises RecordError on damage."""
     try:
-        body = io.BytesIO(zlib.decompress(blob))
-        header = json.loads(body.read(int.from_bytes(body.read(8), "little")))
-        arrays = {name: np.lib.format.read_array(body, allow_pickle=False) for name in header["arrays"]}
-    except (zlib.error, ValueError, KeyError, EOFError) as error:
+        arrays, head = unframe(zlib.decompress(blob))
+        return {name: array.copy() for name, array in arrays.items()}, json.loads(head["text"])
+    except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"a record cannot be read: {error}") from None
-    return arrays, header["head"]
 
 
 def frame(arrays: Mapping[str, Array], **head: Any) -> bytes:
