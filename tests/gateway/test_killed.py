@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import threading
 import time
@@ -96,9 +95,7 @@ def kill_and_restart(
         used[row.principal] += row.rows
     assert max(used.values()) <= allowance
     assert sum(used.values()) <= 2 * allowance
-    print(
-        f"{len(answered)} answered, {len(rows)} on record, {refused} refused, used {dict(used)}, starts {max(starts)}"
-    )
+    assert max(starts) < 20
     if refused:  # nor is much lost: what was charged and not answered is at most what was in flight at each kill
         assert sum(used.values()) >= 2 * allowance - 2 * THREADS * (kills + 1)
 
@@ -111,4 +108,3 @@ def test_five_kills_lose_nothing(tmp_path: Path, model_server: int, guarding: Ca
 @pytest.mark.timeout(1200)
 def test_fifty_kills_lose_nothing(tmp_path: Path, model_server: int, guarding: Callable[..., Guard]) -> None:
     kill_and_restart(tmp_path, model_server, guarding, 50, 2000)
-    assert os.listdir(tmp_path / "guard" / "digits")

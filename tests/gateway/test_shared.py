@@ -17,6 +17,8 @@ from redis_server import BINARY, Server
 from running import ROUTES, Guard, add_key, manifest, start_guard, wait_for
 from understudy.history import History
 
+pytestmark = pytest.mark.slow
+
 LEASE, PROCESSES = 256, 4
 ROUTE = ROUTES["open-inference"]
 
@@ -133,7 +135,6 @@ def test_a_machine_that_is_killed_takes_a_lease_per_process_with_it(machines: Ca
     assert 2400 - 2 * LEASE <= both.recorded() <= 2400
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("away", ["refuse", "lease"])
 def test_a_server_that_goes_away_and_comes_back(machines: Callable[..., Machines], server: Server, away: str) -> None:
     both = machines(3000, away)
@@ -164,7 +165,6 @@ def test_a_server_that_goes_away_and_comes_back(machines: Callable[..., Machines
     assert 3000 - PROCESSES * LEASE <= both.recorded() <= 3000
 
 
-@pytest.mark.slow
 def test_a_server_that_is_killed_under_load_forgets_nothing(machines: Callable[..., Machines], server: Server) -> None:
     both = machines(3000)
     over = threading.Event()
@@ -193,7 +193,6 @@ def test_a_server_that_is_killed_under_load_forgets_nothing(machines: Callable[.
     assert json.loads(both.guards[0].get("/readyz").data) == {"status": "ready"}
 
 
-@pytest.mark.slow
 def test_a_server_that_comes_back_empty_is_not_believed(machines: Callable[..., Machines], server: Server) -> None:
     both = machines(500)
     assert both.ask(0) == both.ask(1) == 200

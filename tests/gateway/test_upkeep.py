@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Cli
-from running import ROUTES, Guard, add_key, manifest
+from running import ROUTES, Guard, add_key, manifest, wait_for
 from test_history import DAY, T0, keep, row
+from understudy.gateway.service import compile_service
+from understudy.gateway.upkeep import Upkeep
 from understudy.history import History
 from understudy.history.chain import Limits
 
@@ -75,6 +77,25 @@ def test_retention_from_the_command_line(kept: tuple[Path, Path], cli: Cli) -> N
     assert "2 segments of 6 exchanges" in cli("history", path, "expire").stdout
     History(folder).verify()
     assert len(list(History(folder).rows())) == 4
+
+
+def test_retention_runs_when_it_is_due_and_not_before(kept: tuple[Path, Path]) -> None:
+    path, folder = kept
+    services, clock = [compile_service(path)], 1000.0
+    upkeep = Upkeep(lambda: clock)
+    copies = {old.path: old.path.read_bytes() for old in History(folder).segments()[:2]}
+    upkeep.look(services)
+    wait_for(lambda: not any(old.exists() for old in copies) and not upkeep.busy)
+    for old, content in copies.items():  # as if a removal had been cut short
+        old.write_bytes(content)
+    clock += DAY / 2
+    upkeep.look(services)
+    assert not upkeep.busy
+    clock += DAY / 2
+    upkeep.look(services)
+    wait_for(lambda: not any(old.exists() for old in copies))
+    wait_for(lambda: not upkeep.busy)
+    History(folder).verify()
 
 
 def test_without_a_record_it_says_so(tmp_path: Path, cli: Cli) -> None:
