@@ -1,4 +1,4 @@
-"""What guarding costs: requests per second, CPU per request, latency, memory, beside nginx, a bare pass-through, LiteLLM.
+"""What guarding costs: requests per second, CPU, latency and memory, beside nginx, a bare pass-through and LiteLLM.
 
     python benchmarks/gateway.py                  # everything but memory: about 8 minutes
     python benchmarks/gateway.py --quick          # one pass, without LiteLLM: half a minute

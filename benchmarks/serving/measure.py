@@ -24,7 +24,7 @@ class Rate(NamedTuple):
 
 
 def rate(stack: Stack, size: str, seconds: float, warm: float = 1.0) -> Rate:
-    """wrk on core 1 for some seconds. Raises RuntimeError where an answer is not 200."""
+    """Load by wrk, on core 1, for some seconds. Raises RuntimeError where an answer is not 200."""
     script = _script(stack, size)
     url = f"http://127.0.0.1:{stack.port}{stack.paths[size]}"
     wrk = ["taskset", "-c", "1", "wrk", "-t1", f"-c{stack.connections}", "--timeout", "30s", "-s", str(script)]
@@ -36,7 +36,8 @@ def rate(stack: Stack, size: str, seconds: float, warm: float = 1.0) -> Rate:
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise RuntimeError(f"{stack.name}: {done.stdout}")
     found = re.search(r"(\d+) requests in", done.stdout), re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert found[0] and found[1], done.stdout
+    assert found[0], done.stdout
+    assert found[1], done.stdout
     return Rate(float(found[1][1]), used / int(found[0][1]) * 1e6)
 
 

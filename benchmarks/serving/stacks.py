@@ -133,7 +133,7 @@ def _start(
 
 
 def _upstream(port: int) -> subprocess.Popen[bytes]:
-    """nginx with static answers, for POST too."""
+    """Static answers from nginx, for POST too."""
     rng = np.random.default_rng(7)
     for size, n in SIZES.items():
         p = rng.dirichlet(np.ones(n))

@@ -26,6 +26,8 @@ class Signal(StrEnum):
     PROBABILITIES = "probabilities"  # (n, outputs) float64
     LOGITS = "logits"  # (n, outputs) float64, any per-row constant may be added
 
+    __hash__ = str.__hash__  # equal texts are found by it too; Enum's own is a call of Python in every look-up
+
 
 #: What can be worked out from what: a customer who holds the key also holds the values.
 IMPLIES: Mapping[Signal, frozenset[Signal]] = {
@@ -193,13 +195,12 @@ class Answers:
 
     def __getitem__(self, signal: str) -> Array:
         """The array of one signal; withheld entries are 0 and False in `mask`."""
-        return self.values[Signal(signal)]
+        return self.values[signal]  # type: ignore[index]  # a signal's name is found as the signal is
 
     def mask(self, signal: str) -> Bools:
         """True where an entry of `signal` was given."""
-        key = Signal(signal)
-        given = self.present.get(key)
-        return np.ones(self.values[key].shape, np.bool_) if given is None else given
+        given = self.present.get(signal)  # type: ignore[call-overload]
+        return np.ones(self[signal].shape, np.bool_) if given is None else given
 
     def labels(self) -> NDArray[np.int64]:
         """(n,) answered classes: the label where there is one, else the largest score that was given."""
@@ -207,7 +208,9 @@ class Answers:
             return np.asarray(self.values[Signal.LABEL], np.int64)
         for signal in (Signal.PROBABILITIES, Signal.LOGITS):
             if signal in self.values:
-                scores = np.where(self.mask(signal), self.values[signal], -np.inf)
+                scores, given = self.values[signal], self.present.get(signal)
+                if given is not None:
+                    scores = np.where(given, scores, -np.inf)
                 return np.asarray(scores.argmax(1), np.int64) if len(scores) else np.zeros(0, np.int64)
         raise InputError("these answers hold no class (signals: " + ", ".join(self.values) + ")")
 
@@ -227,6 +230,8 @@ class Answers:
     def only(self, signals: Iterable[Signal]) -> Answers:
         """A copy that holds nothing but `signals`: unknown is withheld."""
         keep = frozenset(signals)
+        if self.values.keys() <= keep:
+            return self
         return Answers(
             {s: v for s, v in self.values.items() if s in keep},
             self.outputs,

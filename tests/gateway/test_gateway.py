@@ -365,8 +365,7 @@ def test_the_operators_address(tmp_path: Path, model_server: int, guarding: Call
 
     assert read("/tiers", "wrong").status == 401
     assert read("/healthz", "").status == read("/readyz", "").status == 200
-    metrics = read("/metrics").data.decode()
-    assert 'understudy_rows_total{endpoint="digits",tier="standard"} 9.0' in metrics
+    wait_for(lambda: b'understudy_rows_total{endpoint="digits",tier="standard"} 9.0' in read("/metrics").data, 5)
     tiers = json.loads(read("/tiers").data)["digits"]
     assert "top-1, 2 decimals" in tiers["tiers"]["standard"]["exposure"]
     spend = json.loads(read("/spend").data)["digits"]

@@ -56,10 +56,12 @@ class TopK:
         """The answers with all but the `k` largest entries of each score withheld."""
         for signal in _SCORES:
             if signal in answers:
-                given = answers.mask(signal)
-                order = np.argsort(np.where(given, -answers[signal], np.inf), axis=1, kind="stable")
-                shown = np.zeros_like(given)
-                np.put_along_axis(shown, order[:, : self.k], True, axis=1)
-                shown &= given
-                answers = answers.replace(signal, np.where(shown, answers[signal], 0.0), shown)
+                scores, given = answers[signal], answers.present.get(signal)
+                rank = -scores if given is None else np.where(given, -scores, np.inf)
+                order = rank.argsort(axis=1, kind="stable")
+                shown = np.zeros(scores.shape, np.bool_)
+                shown[np.arange(len(scores))[:, None], order[:, : self.k]] = True
+                if given is not None:
+                    shown &= given
+                answers = answers.replace(signal, np.where(shown, scores, 0.0), shown)
         return answers

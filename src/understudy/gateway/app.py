@@ -91,6 +91,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is durable already."""
+        metrics().count()
         for desk in self._desks:
             await desk.close()
         self._desks, self._routes, self._cards = [], {}, {}

@@ -54,6 +54,7 @@ class HttpUpstream:
     ) -> None:
         try:
             from pyreqwest.client import ClientBuilder
+            from pyreqwest.exceptions import PyreqwestError
         except ImportError:
             raise MissingExtra("the gateway needs its libraries: pip install 'understudy[guard]'") from None
         builder = (
@@ -76,7 +77,7 @@ class HttpUpstream:
         if ca_file is not None:
             builder = builder.add_root_certificate_pem(ca_file.read_bytes())
         self._client, self._url, self._most = builder.build(), url, most
-        self._origin = "://".join(urlsplit(url)[:2])
+        self._origin, self._failed = "://".join(urlsplit(url)[:2]), PyreqwestError
 
     async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST to the inference route."""
@@ -87,8 +88,6 @@ class HttpUpstream:
         return await self._send(self._client.request(method, self._origin + url), body, headers)
 
     async def _send(self, request: Any, body: bytes, headers: Mapping[str, str]) -> Reply:
-        from pyreqwest.exceptions import PyreqwestError
-
         try:
             async with request.body_bytes(body).headers(headers).build_streamed() as response:
                 length = response.get_header("content-length")
@@ -96,7 +95,7 @@ class HttpUpstream:
                     raise Unreachable(f"the upstream's answer has {length} bytes (guard.max_answer: {self._most})")
                 answer = bytes(await response.bytes()) if length is not None else await self._bounded(response)
                 return Reply(response.status, _headers(response.headers), answer)
-        except PyreqwestError as error:
+        except self._failed as error:
             kind = TooSlow if isinstance(error, TimeoutError) else Unreachable
             raise kind(f"the upstream did not answer ({type(error).__name__})") from None
 

@@ -108,10 +108,10 @@ def _labels(array: Floats, outputs: int) -> Any:
 
 
 def _simplex(p: Floats, grain: Grain) -> None:
-    if not np.isfinite(p).all():
-        row = int(np.argwhere(~np.isfinite(p))[0][0])
-        raise AnswerError(f"probabilities: row {row} is not finite")
-    if ((p < 0) | (p > 1)).any():
+    if not (p.min(initial=0.0) >= 0.0 and p.max(initial=0.0) <= 1.0):  # NaN is neither
+        finite = np.isfinite(p)
+        if not finite.all():
+            raise AnswerError(f"probabilities: row {int(np.argwhere(~finite)[0][0])} is not finite")
         return
     quantum = 0.0 if grain.decimals is None else 0.5 * 10.0**-grain.decimals
     total, slack = p.sum(1), 1e-3 + p.shape[1] * quantum
