@@ -14,6 +14,8 @@ import sockets
 from house import PARTS, keys, manifest
 
 from running import start_guard
+from understudy.gateway import app as gateway
+from understudy.types import Box
 from understudy.wire import kserve
 
 
@@ -32,11 +34,11 @@ def broken(*_: Any) -> Any:
     ("where", "name", "change"),
     [
         (kserve.KServeV1, "parse", broken),
-        (kserve.KServeV1, "respond", broken),
+        (gateway, "margin", broken),
         (kserve.KServeV1, "error", broken),
         (hostile.House, "__doc__", None),
     ],
-    ids=["a request's reader fails", "an answer's writer fails", "a refusal fails", "nothing is changed"],
+    ids=["a request's reader fails", "what goes on record fails", "a refusal fails", "nothing is changed"],
 )
 def test_a_fault_is_found(where: Any, name: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(where, name, change)
@@ -44,9 +46,7 @@ def test_a_fault_is_found(where: Any, name: str, change: Any, monkeypatch: pytes
 
 
 def test_what_is_passed_on_unchecked_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The upstream of this test reads strictly: inputs outside the space never reach it unnoticed."""
-    from understudy.types import Box
-
+    """The upstream here reads strictly: inputs outside the space do not reach it unnoticed."""
     monkeypatch.setattr(Box, "check", lambda self, x: x)
     found = asyncio.run(hostile.run(0, 0, 600)).found
     assert found
@@ -93,7 +93,7 @@ def test_no_bytes_break_the_process(tmp_path: Path) -> None:
                 code = await asyncio.to_thread(guard.stop)
             said = guard.log.read_text()
             assert code == 0
-            assert "Traceback" not in said
+            assert "\nTraceback" not in said
             assert "the gateway failed" not in said
             assert "died" not in said
 
