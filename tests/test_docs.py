@@ -94,6 +94,8 @@ def test_every_command_and_option_exists(page: Path) -> None:
     commands = everything(main)
     assert verbs <= set(commands)
     options = {o for c in commands.values() for p in c.params for o in p.opts} | {"--help"}
+    for script in re.findall(r"python ((?:benchmarks|tests|tools)/[\w/]+\.py)", text):
+        options |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / script).read_text(encoding="utf-8")))
     for verb in re.findall(r"(?:`|\$ )understudy ([a-z]+)", text):
         assert verb in commands, verb
     for option in re.findall(r"(?:`| )(--[a-z-]+)", text):
