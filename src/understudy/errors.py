@@ -65,12 +65,13 @@ class TargetError(UnderstudyError):
 class AnswerError(TargetError):
     """The target answered, and the answer cannot be used.
 
-    `raw` keeps what arrived (bytes) so that a bought answer is never lost; it is stored, never printed.
+    `raw` keeps what arrived (bytes) so that a bought answer is never lost; it is stored, never printed. `told` is the
+    message without anything of the answer: for logs.
     """
 
-    def __init__(self, message: str, raw: bytes = b"") -> None:
+    def __init__(self, message: str, raw: bytes = b"", told: str | None = None) -> None:
         super().__init__(message)
-        self.raw = raw
+        self.raw, self.told = raw, message if told is None else told
 
 
 class Unauthenticated(UnderstudyError):

@@ -249,7 +249,7 @@ class Gateway:
                 len(x), x, released, margin(answers), caller.audit, {"request": number},
             )  # fmt: skip
             await _record(desk, row)
-        except Refused:
+        except Exception:
             await desk.ledger.refund(holders, len(x), admission.at)
             raise
         metrics().answered(service.id, caller.tier, len(x), time.perf_counter() - started, upstream)
@@ -279,7 +279,8 @@ class Gateway:
             raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
             return checked(raw, len(x), service.exposure)
         except (AnswerError, RequestError, UsageError) as error:
-            raise _upstream_failed(502, "the model's answer could not be used", str(error), desk) from None
+            why = error.told if isinstance(error, AnswerError) else str(error)
+            raise _upstream_failed(502, "the model's answer could not be used", why, desk) from None
 
     @staticmethod
     def _release(service: Service, tier: Served, x: Floats, answers: Answers, caller: Caller) -> Answers:

@@ -101,6 +101,7 @@ def log() -> Any:
     """The structured log: one JSON object a line on standard error."""
     import structlog
 
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what customers can provoke fills no log
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from understudy.errors import Unauthenticated, UnderstudyError
+from understudy.errors import AnswerError, Unauthenticated, UnderstudyError
 from understudy.gateway.desk import Desk
 from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import log, metrics
@@ -76,9 +76,8 @@ async def _think(desk: Desk, scope: Scope, headers: Mapping[str, str], body: byt
             raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
             answers = checked(raw, len(x), service.exposure)
         except UnderstudyError as error:
-            would.append(
-                f"ask the model for {service.exposure} itself, since in this answer it cannot read it ({error})"
-            )
+            why = error.told if isinstance(error, AnswerError) else error
+            would.append(f"ask the model for {service.exposure} itself, since in this answer it cannot read it ({why})")
         else:
             if tier is not None and tier.grant.exposure != service.exposure:
                 release(tier.grant, x, answers, caller.principal)

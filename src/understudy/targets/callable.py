@@ -101,9 +101,9 @@ def _labels(array: Floats, outputs: int) -> Any:
         raise AnswerError("label: expected one whole number per answer; are these scores?")
     strange = flat[(flat < 0) | (flat >= outputs)]
     if len(strange):
-        raise AnswerError(
-            f"label: class {strange[0]:.12g} was answered, expected 0 to {outputs - 1} (classes changed?)"
-        )
+        expected = f"expected 0 to {outputs - 1} (classes changed?)"
+        told = f"label: another class was answered, {expected}"
+        raise AnswerError(f"label: class {strange[0]:.12g} was answered, {expected}", told=told)
     return flat[:, 0].astype(np.int64)
 
 
@@ -118,7 +118,6 @@ def _simplex(p: Floats, grain: Grain) -> None:
     wrong = total > 1 + slack if grain.top_k is not None else np.abs(total - 1) > slack
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise AnswerError(
-            f"probabilities: {int(wrong.sum())} row(s) do not sum to one (row {row} sums to {total[row]:.4g}); "
-            "if these are scores, declare the signal 'logits' or 'value'"
-        )
+        told = f"probabilities: {int(wrong.sum())} row(s) do not sum to one"
+        hint = "if these are scores, declare the signal 'logits' or 'value'"
+        raise AnswerError(f"{told} (row {row} sums to {total[row]:.4g}); {hint}", told=f"{told}; {hint}")

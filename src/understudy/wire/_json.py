@@ -45,7 +45,8 @@ def read(message: Message) -> Any:
         start = body[:60].decode("utf-8", "replace")
         seen = "".join(c if c.isprintable() else " " for c in start).strip()
         what = "HTML" if seen.lower().startswith(("<!doctype", "<html")) else "no JSON"
-        raise AnswerError(f"the server answered {what}, or half an answer ({seen!r})", body) from None
+        told = f"the server answered {what}, or half an answer"
+        raise AnswerError(f"{told} ({seen!r})", body, told) from None
 
 
 def asked(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -141,7 +142,6 @@ def column_of(signal: Signal, column: Any, classes: Sequence[str], raw: bytes) -
         raise AnswerError("label: not a list of class names", raw)
     unknown = next((label for label in flat if str(label) not in place), None)
     if unknown is not None:
-        raise AnswerError(
-            f"label {str(unknown)[:40]!r} is not one of the {len(classes)} classes (classes changed?)", raw
-        )
+        told = f"is not one of the {len(classes)} classes (classes changed?)"
+        raise AnswerError(f"label {str(unknown)[:40]!r} {told}", raw, f"a label {told}")
     return np.array([place[str(label)] for label in flat], np.int64)
