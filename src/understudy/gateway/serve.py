@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import os
 import shutil
@@ -31,6 +32,7 @@ from understudy.gateway.service import Service
 from understudy.gateway.upkeep import Upkeep
 
 _GRACE = 20.0  # seconds that requests in flight have to end
+_GARBAGE = (10_000, 20, 20)  # a request leaves no cycles; by default it pays for a look for them every few requests
 _CALM = 5.0  # a worker that lived shorter than this is not restarted at once
 
 
@@ -225,6 +227,9 @@ def work(options: Options, listening: socket.socket, index: int, pipe: Connectio
         loop.add_signal_handler(signal.SIGHUP, gateway.reload)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        gc.collect()
+        gc.freeze()  # what is there now stays: not to be looked through again and again
+        gc.set_threshold(*_GARBAGE)
         pipe.send(None)
         threading.Thread(target=end_with_supervisor, daemon=True).start()
         try:
