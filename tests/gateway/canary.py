@@ -136,9 +136,9 @@ def quietly() -> None:
     logging.getLogger("understudy").setLevel(logging.CRITICAL)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(about: str, run: Any) -> None:
+    """`--cases`, `--seed`, `--start` for an attack's `run(seed, start, cases, told)`; exit code 1 where it finds any."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="the first case's number")
@@ -146,7 +146,7 @@ def main() -> None:
     quietly()
     shown = 0
 
-    def told(next_: int, so_far: Run) -> None:
+    def told(next_: int, so_far: Any) -> None:
         nonlocal shown
         for number, what in so_far.found[shown:][:20]:
             print(f"FOUND in case {number} of seed {options.seed}: {what}", flush=True)
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__ or "", run)

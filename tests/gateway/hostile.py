@@ -12,13 +12,10 @@ servers meet what no ASGI server lets through.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import random
 import struct
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from canary import quietly
+from canary import command_line
 from damaging import case
 from house import PARTS, House, Part
 
@@ -148,28 +145,5 @@ async def run(seed: int, start: int, cases: int, told: Callable[[int, Run], None
     return made
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--start", type=int, default=0, help="the first case's number")
-    options = parser.parse_args()
-    quietly()
-    shown = 0
-
-    def told(next_: int, so_far: Run) -> None:
-        nonlocal shown
-        for number, what in so_far.found[shown:][:20]:
-            print(f"FOUND in case {number} of seed {options.seed}: {what}", flush=True)
-        shown = len(so_far.found)
-        print(f"{so_far}; go on with --start {next_}", flush=True)
-
-    made = asyncio.run(run(options.seed, options.start, options.cases, told))
-    told(options.start + options.cases, made)
-    sys.stdout.flush()
-    os._exit(1 if made.found else 0)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__ or "", run)

@@ -40,14 +40,16 @@ class Desk:
         """Open a service, and take over what an older version of it holds open. Raises UnderstudyError."""
         folder = service.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep = old is not None and old.service.folder == folder
-        inputs = service.guard.logging.inputs
-        if old and keep and old.service.guard.logging.inputs != inputs:
-            old.history.close()
-        history = old.history if old and keep and not old.history.closed else Writer(folder / "history", worker, inputs)
-        ledger = old.ledger if old and keep else _ledger(service, state)
+        # what may fail comes first: a refused reload must leave the old version whole
         identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite", 0.25))
-        return cls(service, identity, ledger, _upstream(service, app), history)
+        upstream, inputs = _upstream(service, app), service.guard.logging.inputs
+        if old is None or old.service.folder != folder:
+            return cls(service, identity, _ledger(service, state), upstream, Writer(folder / "history", worker, inputs))
+        history = old.history
+        if old.service.guard.logging.inputs != inputs:
+            history.close()
+            history = Writer(folder / "history", worker, inputs)
+        return cls(service, identity, old.ledger, upstream, history)
 
     def holders(self, caller: Caller, tier: Served) -> Holders:
         """Whose allowances a request is charged to: the principal, its party, everybody; an audit counts for itself."""
