@@ -137,7 +137,7 @@ def quietly() -> None:
 
 
 def command_line(about: str, run: Any) -> None:
-    """`--cases`, `--seed`, `--start` for an attack's `run(seed, start, cases, told)`; exit code 1 where it finds any."""
+    """`--cases`, `--seed`, `--start` for an attack's `run(seed, start, cases, told)`; exit code 1 where it finds."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
