@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import understudy as us
 from conftest import DEMO, Cli
@@ -202,3 +203,17 @@ def test_list_names_every_plug_in(cli: Cli, kind: str) -> None:
     done = cli("list", kind)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
+
+
+def test_the_owners_recipe_may_give_scores_where_labels_are_audited(cli: Cli, tmp_path: Path) -> None:
+    """As when an audit goes through the gateway: the target lets out labels, the recipe gives what models give."""
+    body = yaml.safe_load((DEMO / "digit_reader.yaml").read_text(encoding="utf-8"))
+    body["target"] |= {"python": "only:labels", "signals": {"label": {}}}
+    body["tiers"] = body["tiers"][:1]
+    shutil.copy(DEMO / "models.py", tmp_path)
+    text = "from models import digit_reader\n\n\ndef labels(x):\n    return digit_reader(x).argmax(1)\n"
+    (tmp_path / "only.py").write_text(text, encoding="utf-8")
+    (tmp_path / "labels.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    done = cli("audit", tmp_path / "labels.yaml", "--budget", 60, "--seeds", 1, "--json", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert 0.9 < json.loads(done.stdout)["findings"][0]["ceiling"]["value"] <= 1

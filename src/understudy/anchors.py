@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,9 +87,16 @@ def ceiling(endpoint: Endpoint, goal: Goal, metric: Metric, against: Known, seed
         trained = [recipe(seed + 1 + i) for i in range(seeds)]
     except Exception as error:  # the recipe is the user's
         raise UsageError(f"{endpoint.manifest.model.recipe} raised {type(error).__name__}: {error}") from error
-    models = [CallableTarget(call, endpoint.owner.exposure, endpoint.owner.space) for call in trained]
-    rows = [metric.measure(model, against, endpoint.evaluation) for model in models]
+    rows = [metric.measure(_model(call, endpoint), against, endpoint.evaluation) for call in trained]
     return Anchor(_measured(np.stack(rows), f"the owner's recipe retrained with {seeds} other seeds", seed))
+
+
+def _model(call: Callable[[Floats], object], endpoint: Endpoint) -> CallableTarget:
+    """A retrained model as a target. It may say more than what is audited: scores, where a gateway lets out labels."""
+    exposure, outputs = endpoint.owner.exposure, endpoint.manifest.target.outputs
+    if exposure.signals == {Signal.LABEL} and np.shape(call(endpoint.evaluation[:1])) == (1, outputs):
+        exposure = Exposure.of(Signal.PROBABILITIES, outputs)
+    return CallableTarget(call, exposure, endpoint.owner.space)
 
 
 def _measured(rows: Floats, how: str, seed: int) -> Measured:
