@@ -1,6 +1,6 @@
 """What guarding costs: requests per second, CPU, latency and memory, beside nginx, a bare pass-through and LiteLLM.
 
-    python benchmarks/gateway.py                  # everything but memory: about 8 minutes
+    python benchmarks/gateway.py                  # everything but memory: about 6 minutes
     python benchmarks/gateway.py --quick          # one pass, without LiteLLM: half a minute
     python benchmarks/gateway.py --memory --requests 500000 --principals 100000
 
@@ -21,8 +21,6 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parent))
 from serving.measure import Rate, latency, rate, sync
 from serving.stacks import SIZES, WORK, Stack, all_stacks, prepare, versions
-
-FLOOR, GOAL = {"1 KB": 10, "8 KB": 6}, {"1 KB": 20, "8 KB": 12}  # % of nginx: to reach, stretch
 
 
 def main() -> int:

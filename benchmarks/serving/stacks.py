@@ -32,7 +32,7 @@ UNDERSTUDY = Path(sys.executable).with_name("understudy")
 
 @dataclass(frozen=True)
 class Stack:
-    """Something that answers. `paths`, `bodies` and `answers`: by size; `answers` is None where it is rebuilt."""
+    """Something that answers. `paths` and `bodies`: by size; `key`: one per size, a line each, where any is needed."""
 
     name: str
     workers: int
