@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -91,7 +92,7 @@ def ceiling(endpoint: Endpoint, goal: Goal, metric: Metric, against: Known, seed
     return Anchor(_measured(np.stack(rows), f"the owner's recipe retrained with {seeds} other seeds", seed))
 
 
-def _model(call: Callable[[Floats], object], endpoint: Endpoint) -> CallableTarget:
+def _model(call: Callable[[Floats], Any], endpoint: Endpoint) -> CallableTarget:
     """A retrained model as a target. It may say more than what is audited: scores, where a gateway lets out labels."""
     exposure, outputs = endpoint.owner.exposure, endpoint.manifest.target.outputs
     if exposure.signals == {Signal.LABEL} and np.shape(call(endpoint.evaluation[:1])) == (1, outputs):
