@@ -292,6 +292,7 @@ def test_observing_changes_nothing_and_says_what_would(
         assert (through.status, through.data) == (direct.status, direct.data)
         assert through.headers["x-model-secret"] == "gradient-42"
     assert guard.post("/fail/418", b"x").status == 418
+    assert guard.post(ROUTES["open-inference"], b" " * (2**20 + 1), key).status == 413  # too large to be held
     told = [line["would"] for line in guard.lines() if line["event"] == "observed"]
     assert "release label of probabilities" in told[0][0]
     assert any("refuse 401" in would for would in told[1])

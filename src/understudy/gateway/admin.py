@@ -125,7 +125,7 @@ async def _used(service: Service, state: str | None) -> dict[str, dict[str, int]
 
 def spend(service: Service, request: Request) -> Any:
     """Rows answered and their price since a time (`?days=30`), audits apart."""
-    since = time.time() - float(request.query_params.get("days", "30")) * 86_400
+    since = time.time() - float(request.query_params.get("days", "30")) * DAY
     prices = {tier.id: tier.price for tier in service.manifest.tiers}
     sums: dict[tuple[str, str, str], int] = {}
     for use in History(service.folder / "history").usage(since):

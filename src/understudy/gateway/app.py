@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from understudy.errors import (
-    AnswerError,
     HistoryError,
     InputError,
     KeysError,
@@ -26,7 +25,6 @@ from understudy.errors import (
     ManifestError,
     Unauthenticated,
     UnderstudyError,
-    UsageError,
 )
 from understudy.gateway.desk import Desk
 from understudy.gateway.hooks import ADMIT, MIRROR, hook
@@ -34,15 +32,27 @@ from understudy.gateway.identity import Caller
 from understudy.gateway.life import Wrapped, live
 from understudy.gateway.metrics import log, metrics
 from understudy.gateway.observe import observe
-from understudy.gateway.request import AGAIN, READ, Gone, Refused, clamped, over, parse, quota, read_body
+from understudy.gateway.request import (
+    AGAIN,
+    Gone,
+    Refused,
+    Unusable,
+    caller_of,
+    clamped,
+    headers_of,
+    over,
+    parse,
+    quota,
+    read_body,
+    understood,
+)
 from understudy.gateway.service import Served, Service, compile_service
 from understudy.gateway.traces import teller
 from understudy.gateway.upstream import App, Receive, Reply, Scope, Send, TooSlow, Unreachable
 from understudy.guard import closed, release
 from understudy.history import Row
-from understudy.targets.callable import checked
 from understudy.types import Answers, Floats, Signal
-from understudy.wire import Message, RequestError, decoded
+from understudy.wire import Message
 
 _JSON = {"content-type": "application/json"}
 
@@ -164,7 +174,8 @@ class Gateway:
         if self.observe and path not in ("/healthz", "/readyz"):
             behind = desk or _of_host(self._desks, scope)
             if behind is not None:
-                return _passed(await observe(behind, desk is not None and method == "POST", scope, receive))
+                reply = await observe(behind, desk is not None and method == "POST", scope, receive)
+                return _sent(Message(reply.body, reply.headers), reply.status)
         if desk is None:
             if path in (ADMIT, MIRROR):
                 status, headers = await hook(lambda route: _of_host(self._routes.get(route, ()), scope), scope, receive)
@@ -212,9 +223,8 @@ class Gateway:
 
     @staticmethod
     def _who(desk: Desk, scope: Scope) -> Caller:
-        client = scope.get("client")
         try:
-            return desk.identity.resolve(scope["headers"], client[0] if client else None)
+            return caller_of(desk, scope)
         except Unauthenticated as error:
             raise Refused(401, str(error), f"unauthenticated: {error.why}", {"www-authenticate": "Bearer"}) from None
         except KeysError as error:
@@ -226,9 +236,8 @@ class Gateway:
     ) -> Sent:
         service = desk.service
         tier = service.tiers[caller.tier]
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"] if k in READ}
         body = await read_body(receive, scope["headers"], service.guard.max_body, service.guard.body_timeout_s)
-        asked, x = parse(service, body, headers)
+        asked, x = parse(service, body, headers_of(scope))
         granted = clamped(service, tier, asked)
         holders, at = desk.holders(caller, tier), time.time()
         try:
@@ -275,12 +284,9 @@ class Gateway:
         if not 200 <= reply.status < 300:
             raise _status(reply, desk)
         try:
-            content = decoded(reply.body, reply.headers, service.guard.max_answer)
-            raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
-            return checked(raw, len(x), service.exposure)
-        except (AnswerError, RequestError, UsageError) as error:
-            why = error.told if isinstance(error, AnswerError) else str(error)
-            raise _upstream_failed(502, "the model's answer could not be used", why, desk) from None
+            return understood(service, reply, len(x))
+        except Unusable as error:
+            raise _upstream_failed(502, "the model's answer could not be used", str(error), desk) from None
 
     @staticmethod
     def _release(service: Service, tier: Served, x: Floats, answers: Answers, caller: Caller) -> Answers:
@@ -364,8 +370,3 @@ def margin(answers: Answers) -> Floats | None:
 def _sent(message: Message, status: int, more: Mapping[str, str] | None = None) -> Sent:
     headers = {**message.headers, "content-length": str(len(message.body)), **(more or {})}
     return Sent(status, [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()], message.body)
-
-
-def _passed(reply: Reply) -> Sent:
-    headers = {**reply.headers, "content-length": str(len(reply.body))}
-    return Sent(reply.status, [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()], reply.body)

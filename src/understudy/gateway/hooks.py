@@ -12,7 +12,7 @@ from collections.abc import Callable
 from understudy.errors import HistoryError, KeysError, LedgerError, Unauthenticated
 from understudy.gateway.desk import Desk
 from understudy.gateway.metrics import log, metrics
-from understudy.gateway.request import READ, Refused, parse, read_body
+from understudy.gateway.request import Refused, caller_of, headers_of, parse, read_body
 from understudy.gateway.upstream import Receive, Scope
 from understudy.history import Row
 
@@ -25,9 +25,8 @@ async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Rec
     desk = desk_of(original.partition("?")[0])  # anybody may send anything here: nothing that can fail reads it
     if desk is None or not desk.service.guard.hooks:
         return 404, {}
-    client = scope.get("client")
     try:
-        caller = desk.identity.resolve(scope["headers"], client[0] if client else None)
+        caller = caller_of(desk, scope)
     except (Unauthenticated, KeysError):
         metrics().refused(desk.service.id, "none", "unauthenticated").inc()
         return 401, {"www-authenticate": "Bearer"}
@@ -44,8 +43,7 @@ async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Rec
     guard, at = desk.service.guard, time.time()
     try:
         body = await read_body(receive, scope["headers"], guard.max_body, guard.body_timeout_s)
-        sent = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"] if k in READ}
-        _, x = parse(desk.service, body, sent)
+        _, x = parse(desk.service, body, headers_of(scope))
         row = Row(
             at, caller.principal, caller.party, tier.id, desk.service.route, desk.service.version, "mirrored", 0,
             len(x), x, None, None, caller.audit, {},

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from understudy.errors import AnswerError, Unauthenticated, UnderstudyError
+from understudy.errors import Unauthenticated
 from understudy.gateway.desk import Desk
 from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import log, metrics
-from understudy.gateway.request import Refused, clamped, parse, read_body
+from understudy.gateway.request import Refused, Unusable, caller_of, clamped, headers_of, parse, read_body, understood
 from understudy.gateway.upstream import Receive, Reply, Scope, TooSlow, Unreachable, Upstream
 from understudy.guard import release
 from understudy.history import Row
-from understudy.targets.callable import checked
-from understudy.wire import Message, decoded
 
 _HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
@@ -26,13 +24,16 @@ _NOBODY = Caller("nobody", "nobody", "none")
 async def observe(desk: Desk, inference: bool, scope: Scope, receive: Receive) -> Reply:
     """The upstream's answer to this very request; what the guard thinks of it goes to the record and the log."""
     guard = desk.service.guard
-    body = await read_body(receive, scope["headers"], guard.max_body, guard.body_timeout_s)
+    try:
+        body = await read_body(receive, scope["headers"], guard.max_body, guard.body_timeout_s)
+    except Refused as refused:  # what cannot be held cannot be passed on
+        return Reply(refused.status, {}, b"")
     headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
     kept = {name: value for name, value in headers.items() if name not in _HOP}
     reply = await _forwarded(desk.upstream, scope, body, kept)
     if inference:
         try:
-            await _think(desk, scope, headers, body, reply)
+            await _think(desk, scope, body, reply)
         except Exception:
             log().exception("observing failed; the answer went out as it was", endpoint=desk.service.id)
     return reply._replace(headers={name: value for name, value in reply.headers.items() if name not in _HOP})
@@ -49,18 +50,17 @@ async def _forwarded(upstream: Upstream, scope: Scope, body: bytes, headers: Map
         return Reply(502, {}, b"")
 
 
-async def _think(desk: Desk, scope: Scope, headers: Mapping[str, str], body: bytes, reply: Reply) -> None:
+async def _think(desk: Desk, scope: Scope, body: bytes, reply: Reply) -> None:
     """Decide as if guarding, then record."""
     service, would, caller, at = desk.service, list[str](), _NOBODY, time.time()
-    client = scope.get("client")
     try:
-        caller = desk.identity.resolve(scope["headers"], client[0] if client else None)
+        caller = caller_of(desk, scope)
     except Unauthenticated as error:
         would.append(f"refuse 401 ({error})")
     tier = service.tiers.get(caller.tier)
     x, answers = None, None
     try:
-        asked, x = parse(service, body, headers)
+        asked, x = parse(service, body, headers_of(scope))
         if tier is not None:
             clamped(service, tier, asked)
             admission = await desk.ledger.admit(desk.holders(caller, tier), len(x))
@@ -72,11 +72,8 @@ async def _think(desk: Desk, scope: Scope, headers: Mapping[str, str], body: byt
         would.append(f"refuse {refused.status} ({refused.message})")
     if x is not None and 200 <= reply.status < 300:
         try:
-            content = decoded(reply.body, reply.headers, service.guard.max_answer)
-            raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, len(x))
-            answers = checked(raw, len(x), service.exposure)
-        except UnderstudyError as error:
-            why = error.told if isinstance(error, AnswerError) else error
+            answers = understood(service, reply, len(x))
+        except Unusable as why:
             would.append(f"ask the model for {service.exposure} itself, since in this answer it cannot read it ({why})")
         else:
             if tier is not None and tier.grant.exposure != service.exposure:

@@ -6,18 +6,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
 
-from understudy.errors import InputError
+from understudy.errors import AnswerError, InputError, UsageError
+from understudy.gateway.desk import Desk
+from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import metrics
 from understudy.gateway.service import Served, Service
-from understudy.gateway.upstream import Receive
+from understudy.gateway.upstream import Receive, Reply, Scope
 from understudy.guard import Admission
-from understudy.types import Floats, Signal
-from understudy.wire import Asked, RequestError, decoded
+from understudy.targets.callable import checked
+from understudy.types import Answers, Floats, Signal
+from understudy.wire import Asked, Message, RequestError, decoded
 
 #: Headers that say how a body is to be read; no other reaches a codec.
-READ = frozenset({b"content-type", b"content-encoding", b"accept", b"inference-header-content-length"})
-
-
+_READ = frozenset({b"content-type", b"content-encoding", b"accept", b"inference-header-content-length"})
 AGAIN = {"retry-after": "2"}
 
 
@@ -29,8 +30,23 @@ class Refused(Exception):
         self.status, self.message, self.rule, self.headers = status, message, rule, headers or {}
 
 
+class Unusable(Exception):
+    """The upstream's answer cannot be used; the message holds nothing of it."""
+
+
 class Gone(Exception):
     """The customer hung up."""
+
+
+def caller_of(desk: Desk, scope: Scope) -> Caller:
+    """Who asks, by headers and the connection's address. Raises Unauthenticated or KeysError."""
+    client = scope.get("client")
+    return desk.identity.resolve(scope["headers"], client[0] if client else None)
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers that a codec may read, names in lower case."""
+    return {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"] if k in _READ}
 
 
 async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], most: int, seconds: float) -> bytes:
@@ -71,6 +87,16 @@ def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[As
     if len(x) > service.guard.max_rows:
         raise Refused(413, f"at most {service.guard.max_rows} rows a request", "too many rows")
     return asked, x
+
+
+def understood(service: Service, reply: Reply, rows: int) -> Answers:
+    """The upstream's whole answer, held against what the manifest says it answers. Raises Unusable."""
+    try:
+        content = decoded(reply.body, reply.headers, service.guard.max_answer)
+        raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, rows)
+        return checked(raw, rows, service.exposure)
+    except (AnswerError, RequestError, UsageError) as error:
+        raise Unusable(error.told if isinstance(error, AnswerError) else str(error)) from None
 
 
 def clamped(service: Service, tier: Served, asked: Asked) -> frozenset[Signal]:
