@@ -14,7 +14,7 @@ import pytest
 from understudy import registry
 from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
-from understudy.testing import linear
+from understudy.testing import linear, network
 from understudy.types import Exposure
 
 
@@ -31,6 +31,11 @@ def callable_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target
 @contextmanager
 def linear_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     yield linear()
+
+
+@contextmanager
+def network_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield network(widths=(4, 6, 5, 3))
 
 
 @contextmanager
@@ -81,5 +86,6 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "callable": callable_target,
     "http": http_target,
     "linear": linear_target,
+    "network": network_target,
     "sklearn": sklearn_target,
 }

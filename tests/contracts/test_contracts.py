@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from targets_to_check import TARGETS
 
 from understudy import registry
+from understudy.targets.network import NetworkTarget
 from understudy.testing import (
     AttackBench,
     DefenceBench,
@@ -24,9 +27,10 @@ from understudy.testing import (
     check_target,
     laws,
     linear,
+    network,
     victim,
 )
-from understudy.types import IMPLIES, Signal
+from understudy.types import IMPLIES, Box, Signal
 
 SEED = 7
 
@@ -125,3 +129,21 @@ def test_target(name: str, law: Law, tmp_path_factory: pytest.TempPathFactory) -
 def test_every_linear_model_is_a_target(link: Any, scored: bool) -> None:
     model = replace(linear(link=link), scored=scored)
     check_target(model, model.space.sample(16, np.random.default_rng(SEED)), np.random.default_rng(SEED))
+
+
+@pytest.mark.parametrize("link", ["softmax", "identity"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+def test_every_network_is_a_target(link: Any, activation: Any) -> None:
+    model = replace(network(activation=activation), link=link)
+    check_target(model, model.space.sample(16, np.random.default_rng(SEED)), np.random.default_rng(SEED))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+def test_a_network_answers_as_scikit_learn_does(activation: Any) -> None:
+    rng = np.random.default_rng(SEED)
+    inputs, truth = rng.uniform(-1, 1, (200, 4)), rng.integers(0, 3, 200)
+    with pytest.warns(ConvergenceWarning):
+        fitted = MLPClassifier((6, 5), activation=activation, max_iter=5, random_state=0).fit(inputs, truth)
+    layers = tuple((w.T, b) for w, b in zip(fitted.coefs_, fitted.intercepts_, strict=True))
+    ours = NetworkTarget(layers, Box(-1, 1, (4,)), activation).query(inputs)["probabilities"]
+    np.testing.assert_allclose(ours, fitted.predict_proba(inputs), rtol=1e-12)

@@ -7,5 +7,6 @@ CATALOG = {
     "callable": "understudy.targets.callable:CallableTarget",
     "http": "understudy.targets.http:HttpTarget",
     "linear": "understudy.targets.linear:LinearTarget",
+    "network": "understudy.targets.network:NetworkTarget",
     "sklearn": "understudy.targets.sklearn:SklearnTarget",
 }

@@ -31,7 +31,7 @@ from understudy.testing.contract import Law, check_answers
 from understudy.testing.defences import DefenceBench
 from understudy.testing.learners import LearnerBench
 from understudy.testing.metrics import MetricBench
-from understudy.testing.models import SpacePool, linear, victim
+from understudy.testing.models import SpacePool, linear, network, victim
 from understudy.testing.targets import TargetBench
 from understudy.types import Floats
 
@@ -52,6 +52,7 @@ __all__ = [
     "check_target",
     "laws",
     "linear",
+    "network",
     "victim",
 ]
 

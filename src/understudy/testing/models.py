@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.random import Generator
 
 from understudy.protocols import Target
 from understudy.targets.linear import LinearTarget, Link
+from understudy.targets.network import Activation, NetworkTarget
 from understudy.types import Box, Exposure, Floats, Signal, Space
 from understudy.wrappers import Defended
 
@@ -19,6 +21,21 @@ def linear(seed: int = 0, *, features: int = 4, outputs: int = 3, link: Link = "
     rng = np.random.default_rng([seed, 20])
     weights, bias = 3 * rng.standard_normal((outputs, features)), 0.3 * rng.standard_normal(outputs)
     return LinearTarget(weights, bias, Box(-1, 1, (features,)), link)
+
+
+def network(
+    seed: int = 0, *, widths: Sequence[int] = (4, 3, 3), activation: Activation = "relu", spread: float = 1.5
+) -> NetworkTarget:
+    """A network on the box [-1, 1] with these layer widths, inputs first, weights and biases drawn from `seed`.
+
+    Sums have a standard deviation of about `spread`: larger means more bent, and more certain of its classes.
+    """
+    rng = np.random.default_rng([seed, 21])
+    layers = []
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        scale = spread * (np.sqrt(3) if i == 0 else 1) / np.sqrt(fan_in)  # a uniform input has variance 1/3
+        layers.append((scale * rng.standard_normal((fan_out, fan_in)), 0.5 * rng.standard_normal(fan_out)))
+    return NetworkTarget(tuple(layers), Box(-1, 1, (widths[0],)), activation)
 
 
 def victim(signals: str | Sequence[str], seed: int = 0, *, features: int = 4, outputs: int = 3) -> Target:
