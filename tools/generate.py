@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from understudy import manifest, records, registry
+from understudy import alerts, manifest, records, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {"attacks": "Attacks", "defences": "Defences", "learners": "Learners", "metrics": "Metrics"}
@@ -17,6 +17,7 @@ MORE = {"targets": "Targets", "protocols": "Protocols"}
 def pages() -> dict[Path, str]:
     """Every generated file and its text."""
     schemas = {
+        "alert": alerts.Alert.model_json_schema(),
         "manifest": manifest.schema(),
         "run": records.Run.model_json_schema(),
         "finding": records.Finding.model_json_schema(),

@@ -12,20 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from understudy import faults
+from understudy.manifest_monitor import MonitorPart, monitor_fits
+from understudy.manifest_parts import Count, FromEnvironment, Name, Part
 from understudy.types import Exposure, Grain, Signal
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Count = Annotated[int, Field(gt=0, strict=True)]
+__all__ = ["Count", "FromEnvironment", "Manifest", "MonitorPart", "Name", "Part", "exposure", "load", "schema"]
+
 _OBJECT = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
-
-
-class Part(BaseModel):
-    """Base of every part: unknown fields are refused, nothing is coerced silently from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Level(StrEnum):
@@ -85,13 +81,6 @@ class Asset(Part):
     kind: Literal["model", "output", "training_data", "embedding", "prompt", "evaluation_trace"] = Field(alias="class")
     sensitivity: Sensitivity
     rebuild_cost: Money | None = None
-
-
-class FromEnvironment(Part):
-    """A header's value: never in the manifest, always from an environment variable."""
-
-    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    prefix: str = ""
 
 
 class Http(Part):
@@ -352,6 +341,7 @@ class Manifest(Part):
     tiers: list[Tier] = Field(min_length=1)
     audit: AuditPart = AuditPart()
     guard: GuardPart | None = None
+    monitor: MonitorPart | None = None
     authorisation: Authorisation | None = None
 
     @field_validator("goals", "tiers", "assets")
@@ -372,6 +362,12 @@ class Manifest(Part):
                 raise ValueError(f"tiers.{i}.signals: empty; grant at least one signal")
             if not granted.reveals_at_most(served):
                 raise ValueError(f"tiers.{i}.signals: grants {granted}, but the target only answers {served}")
+        return self
+
+    @model_validator(mode="after")
+    def _monitor_fits(self) -> Manifest:
+        if self.monitor is not None:
+            monitor_fits(self.monitor, {t.id: exposure(t.signals, self.target.outputs) for t in self.tiers})
         return self
 
 

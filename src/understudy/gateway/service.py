@@ -18,6 +18,7 @@ from understudy.guard import Allowance, Grant
 from understudy.history import warnings as disabled_by
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
+from understudy.manifest_monitor import BLIND
 from understudy.types import Answers, Box, Exposure, Signal, digest
 from understudy.wire import Asked, Card, Message
 
@@ -83,6 +84,7 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     codec = registry.create("protocols", http.protocol, **http.options)
     warnings = [f"guard.logging.inputs is {guard.logging.inputs}: {text}" for text in disabled_by(guard.logging.inputs)]
     tiers = {tier.id: _tier(tier, manifest, guard, served, today, warnings, path) for tier in manifest.tiers}
+    warnings += monitor_warnings(manifest, guard)
     if sum(tier.unauthenticated for tier in manifest.tiers) > 1:
         raise ManifestError(f"{path}: tiers: at most one tier can be unauthenticated")
     route = guard.path or urlsplit(http.url).path or "/"
@@ -116,6 +118,13 @@ def _blank(exposure: Exposure) -> Answers:
         s: np.zeros(1, np.int64) if s is Signal.LABEL else np.zeros((1, exposure.outputs)) for s in exposure.grains
     }
     return Answers(zeros, exposure.outputs)
+
+
+def monitor_warnings(manifest: Manifest, guard: GuardPart) -> list[str]:
+    """What the way inputs are kept takes from the monitor."""
+    if manifest.monitor is None:
+        return []
+    return [f"guard.logging.inputs is {guard.logging.inputs}: monitor: {text}" for text in BLIND[guard.logging.inputs]]
 
 
 def allowance(limits: Limits) -> Allowance:
