@@ -106,6 +106,7 @@ PUBLIC = {
     "Exposure",
     "Extraction",
     "Grain",
+    "Mixed",
     "Signal",
     "UnderstudyError",
     "Verdict",

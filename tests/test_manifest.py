@@ -10,6 +10,7 @@ import yaml
 
 from understudy import manifest
 from understudy.errors import ManifestError
+from understudy.types import Mixed
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 GOOD = (DEMO / "risk_score.yaml").read_text(encoding="utf-8")
@@ -105,3 +106,13 @@ def test_the_allowance_is_what_every_limit_allows_together() -> None:
     assert manifest.Limits(per_day=500, per_30d=9_000).within(30) == 9_000
     assert manifest.Limits(per_30d=9_000).within(60) == 18_000
     assert manifest.Limits().within(30) is None
+
+
+def test_a_table_describes_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "endpoint.yaml"
+    columns = "space:\n  integer: [1]\n  categories: {2: 5}\n  missing: [0]\n"
+    path.write_text(GOOD.replace("space:\n", columns, 1), encoding="utf-8")
+    space = manifest.load(path).space.space()
+    assert isinstance(space, Mixed)
+    assert (space.integer.sum(), space.missing.sum(), space.categories.sum()) == (1, 1, 5)
+    assert (space.low[2], space.high[2]) == (0, 4)

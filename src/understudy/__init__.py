@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from understudy.errors import UnderstudyError
 from understudy.protocols import Extraction, Pool, Target, Verdict
-from understudy.types import Answers, Box, Estimate, Exposure, Grain, Signal, Space
+from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Signal, Space
 
 if TYPE_CHECKING:
     from understudy.records import Report
@@ -26,6 +26,7 @@ __all__ = [
     "Exposure",
     "Extraction",
     "Grain",
+    "Mixed",
     "Signal",
     "UnderstudyError",
     "Verdict",

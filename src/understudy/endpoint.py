@@ -109,9 +109,8 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
     manifest, folder = load_manifest(path), path.resolve().parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    box = manifest.space
     try:
-        space = Box(box.low, box.high, tuple(box.shape))
+        space = manifest.space.space()
     except InputError as error:
         raise ManifestError(f"{path}: space: {error}") from None
     served = exposure(manifest.target.signals, manifest.target.outputs)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from understudy import faults
+from understudy import faults, types
 from understudy.manifest_monitor import MonitorPart, monitor_fits
 from understudy.manifest_parts import Count, FromEnvironment, Name, Part
 from understudy.types import Exposure, Grain, Signal
@@ -131,11 +131,20 @@ class TargetPart(Part):
 
 
 class Box(Part):
-    """Bounds per coordinate, numbers or lists; infinite where the API takes any number (.inf in YAML)."""
+    """Bounds per coordinate, numbers or lists, infinite where any number will do (.inf); a table's kinds of columns."""
 
     low: float | list[float]
     high: float | list[float]
     shape: list[Count] = Field(min_length=1)
+    integer: list[int] = Field([], description="columns of whole numbers, counted from 0")
+    categories: dict[int, Count] = Field({}, description="columns of codes: {column: number of categories}")
+    missing: list[int] = Field([], description="columns that may be missing (NaN)")
+
+    def space(self) -> types.Box:
+        """The space itself. Raises InputError."""
+        kinds = {name: getattr(self, name) for name in ("integer", "categories", "missing")}
+        made = types.Mixed if any(kinds.values()) else types.Box
+        return made(self.low, self.high, self.shape, **{name: kind for name, kind in kinds.items() if kind})
 
 
 class Data(Part):

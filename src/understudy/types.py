@@ -149,13 +149,19 @@ class Box:
             raise InputError("inputs are not a rectangular array of numbers (ragged rows, or text?)") from None
         if x.shape[1:] != self.shape or x.ndim != len(self.shape) + 1:
             raise InputError(f"inputs have shape {x.shape}; expected (n, {', '.join(map(str, self.shape))})")
-        fits = np.isfinite(x) & (x >= self.low) & (x <= self.high)
+        fits = self.holds(x)
         if not fits.all():
             bad = ~fits.reshape(len(x), -1)
             row, column = (int(i) for i in np.argwhere(bad)[0])
-            what = "is not finite" if not np.isfinite(x.reshape(len(x), -1)[row, column]) else "lies outside the space"
+            value, low, high = x.reshape(len(x), -1)[row, column], self.low.flat[column], self.high.flat[column]
+            within = "is not a whole number" if low <= value <= high else "lies outside the space"
+            what = within if np.isfinite(value) else "is not finite"
             raise InputError(f"inputs row {row}, column {column} {what}; {int(bad.any(1).sum())} row(s) are affected")
         return x
+
+    def holds(self, x: Floats) -> Bools:
+        """Which numbers of inputs (n, *shape) the space holds."""
+        return np.isfinite(x) & (x >= self.low) & (x <= self.high)
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         lo, hi = np.isfinite(self.low), np.isfinite(self.high)
@@ -167,8 +173,79 @@ class Box:
         half = np.where(lo, safe_low + tail, np.where(hi, safe_high - tail, normal))
         return np.where(lo & hi, inside, half)
 
+    def nearest(self, x: Floats) -> Floats:
+        """The inputs of this space that are nearest to `x`, shape (n, *shape)."""
+        return np.clip(x, self.low, self.high)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Box) and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
+        if not isinstance(other, Box) or type(other) is not type(self):
+            return False
+        return np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
+class Mixed(Box):
+    """A table's row: a box some of whose columns hold whole numbers, category codes or gaps. Columns are flat indices.
+
+    `integer`: columns of whole numbers. `categories`: {column: K}, codes 0 to K - 1, whatever `low` and `high` say.
+    `missing`: columns that may be NaN; a tenth of what is drawn is. All three are kept as arrays of the row's shape.
+    """
+
+    integer: Bools
+    categories: NDArray[np.int64]  # 0 where the column is no category
+    missing: Bools
+
+    def __init__(
+        self,
+        low: ArrayLike,
+        high: ArrayLike,
+        shape: Sequence[int] | None = None,
+        *,
+        integer: Iterable[int] = (),
+        categories: Mapping[int, int] | None = None,
+        missing: Iterable[int] = (),
+    ) -> None:
+        box, counts = Box(low, high, shape), dict(categories or {})
+        d = box.low.size
+        whole, codes, gaps = np.zeros(d, np.bool_), np.zeros(d, np.int64), np.zeros(d, np.bool_)
+        strange = sorted({c for c in (*integer, *counts, *missing) if not 0 <= c < d})
+        if strange:
+            raise InputError(f"the space has columns 0 to {d - 1}; there is no column {strange[0]}")
+        if min(counts.values(), default=2) < 2:
+            raise InputError("a column of categories needs at least two of them")
+        whole[list(integer)], gaps[list(missing)] = True, True
+        codes[list(counts)] = list(counts.values())
+        kinds = [part.reshape(box.shape) for part in (whole, codes, gaps)]
+        lo, hi = np.where(kinds[1] > 0, 0.0, box.low), np.where(kinds[1] > 0, kinds[1] - 1.0, box.high)
+        lo, hi = np.where(kinds[0], np.ceil(lo), lo), np.where(kinds[0], np.floor(hi), hi)
+        if (lo >= hi).any():
+            raise InputError("a column of whole numbers needs at least two between its bounds")
+        names = ("low", "high", "shape", "integer", "categories", "missing")
+        for name, value in zip(names, (lo, hi, box.shape, *kinds), strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def whole(self) -> Bools:
+        """Columns whose numbers are whole: integers and codes."""
+        return self.integer | (self.categories > 0)
+
+    def holds(self, x: Floats) -> Bools:
+        fits = Box.holds(self, x) & (~self.whole | (x == np.round(x)))
+        return np.asarray(fits | (np.isnan(x) & self.missing))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        lo, hi = np.where(self.whole, self.low - 0.5, self.low), np.where(self.whole, self.high + 0.5, self.high)
+        x = self.nearest(Box(lo, hi).sample(n, rng))
+        return np.where(self.missing & (rng.random(x.shape) < 0.1), np.nan, x) if self.missing.any() else x
+
+    def nearest(self, x: Floats) -> Floats:
+        held = np.clip(x, self.low, self.high)  # NaN stays
+        return np.where(self.whole, np.round(held), held)
+
+    def __eq__(self, other: object) -> bool:
+        return Box.__eq__(self, other) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("integer", "categories", "missing")
+        )
 
 
 @dataclass(frozen=True, slots=True)

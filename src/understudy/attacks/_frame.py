@@ -66,9 +66,9 @@ class Frame:
         return rng.choice([-1.0, 1.0], (n, self.d)) * np.where(self.bounded, 1.0, self.reach)
 
     def inputs(self, u: Floats) -> Floats:
-        """Frame points as inputs, kept inside the box against rounding: (n, *shape)."""
+        """Frame points as inputs, the nearest that the space holds: (n, *shape)."""
         x = (self.middle + self.half * u).reshape(len(u), *self.space.shape)
-        return np.clip(x, self.space.low, self.space.high) if isinstance(self.space, Box) else x
+        return self.space.nearest(x) if isinstance(self.space, Box) else x
 
     def labels(self, target: Metered, u: Floats) -> NDArray[np.int64]:
         """The answered classes at frame points."""
