@@ -146,13 +146,16 @@ def to_ocsf(alert: Alert, product_version: str) -> dict[str, Any]:
             for network in alert.networks
         ),
         *(
-            {"name": "http_request.user_agent", "type": "HTTP User-Agent", "type_id": 16, "value": client}
+            {"name": "http_request.user_agent", "type": "Client fingerprint", "type_id": 99, "value": client}
             for client in alert.clients
         ),
     ]
     evidence: dict[str, Any] = {
         "actor": {"user": {"uid": alert.principal, "org": {"uid": alert.party}}},
-        "api": {"operation": "predict", "service": {"uid": alert.endpoint, "version": alert.model_version}},
+        "api": {
+            "operation": "predict",
+            "service": {"uid": alert.endpoint, "name": alert.endpoint, "version": alert.model_version},
+        },
         "data": alert.model_dump(mode="json", include={"volumes", "inputs", "detectors", "exposure"}),
     }
     if alert.networks:
@@ -187,7 +190,7 @@ def to_ocsf(alert: Alert, product_version: str) -> dict[str, Any]:
             "first_seen_time": _milliseconds(alert.volumes.since),
             "last_seen_time": _milliseconds(alert.volumes.until),
             "types": [alert.kind],
-            "analytic": {"name": detector, "type": analytic, "type_id": analytic_id},
+            "analytic": {"uid": detector, "name": detector, "type": analytic, "type_id": analytic_id},
             "attacks": [
                 {
                     "technique": {"name": "Exfiltration via AI Inference API", "uid": "AML.T0024"},

@@ -50,6 +50,7 @@ class _Lazy(_Group):
         "guard": "understudy.cli_guard:guard",
         "history": "understudy.cli_history:history",
         "keys": "understudy.cli_keys:keys",
+        "responses": "understudy.cli_responses:responses",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

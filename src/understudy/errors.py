@@ -15,7 +15,8 @@ UnderstudyError
 ├── LedgerError             allowances cannot be counted: nothing is admitted
 ├── RecordError             a run folder is damaged
 │   └── ReplayDiverged      a resumed attack asks something other than what is on record
-└── HistoryError            the gateway's history cannot be written, or was changed, or is of another format
+├── HistoryError            the gateway's history cannot be written, or was changed, or is of another format
+└── MonitorError            states, responses or alerts cannot be read or written
 
 Each message says what is wrong, where, and what to do. None carries a key, a header value or an input row.
 """
@@ -108,3 +109,7 @@ class ReplayDiverged(RecordError):
 
 class HistoryError(UnderstudyError):
     """The gateway's history cannot be written now, or is damaged, changed, or of another format."""
+
+
+class MonitorError(UnderstudyError):
+    """States, responses or alerts of the monitor are damaged, of another version, or cannot be written."""

@@ -39,11 +39,14 @@ from understudy.gateway.request import (
     Unusable,
     caller_of,
     clamped,
+    context_of,
     headers_of,
     over,
     parse,
     quota,
     read_body,
+    terms_of,
+    unauthenticated,
     understood,
 )
 from understudy.gateway.service import Served, Service, compile_service
@@ -92,16 +95,26 @@ class Gateway:
         self._prefix, self._numbers = secrets.token_hex(4), itertools.count()
         self._compiled = compile_all(self._paths)
         self._retiring = set[asyncio.Task[None]]()
+        self._looking: asyncio.TimerHandle | None = None
 
     # life
 
     async def open(self) -> None:
         """Open allowances, history, keys and connections. Raises UnderstudyError."""
         self._take(self._compiled)
+        self._look()
+
+    def _look(self) -> None:
+        """Notice, once a second, what the watcher or an operator has put in force."""
+        for desk in self._desks:
+            desk.orders.look()
+        self._looking = asyncio.get_running_loop().call_later(1.0, self._look)
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is durable already."""
         metrics().count()
+        if self._looking is not None:
+            self._looking.cancel()
         for desk in self._desks:
             await desk.close()
         self._desks, self._routes, self._cards = [], {}, {}
@@ -226,7 +239,7 @@ class Gateway:
         try:
             return caller_of(desk, scope)
         except Unauthenticated as error:
-            raise Refused(401, str(error), f"unauthenticated: {error.why}", {"www-authenticate": "Bearer"}) from None
+            raise unauthenticated(error) from None
         except KeysError as error:
             log().error("keys cannot be looked up", endpoint=desk.service.id, reason=str(error))
             raise Refused(503, "the service is not available; try again", "keys unavailable", AGAIN) from None
@@ -235,16 +248,18 @@ class Gateway:
         self, desk: Desk, caller: Caller, scope: Scope, receive: Receive, number: str, started: float
     ) -> Sent:
         service = desk.service
-        tier = service.tiers[caller.tier]
+        tier, holders, order = terms_of(desk, caller)
         body = await read_body(receive, scope["headers"], service.guard.max_body, service.guard.body_timeout_s)
         asked, x = parse(service, body, headers_of(scope))
         granted = clamped(service, tier, asked)
-        holders, at = desk.holders(caller, tier), time.time()
+        at = time.time()
         try:
             admission = await desk.ledger.admit(holders, len(x))
         except LedgerError as error:
             log().error("allowances cannot be counted", endpoint=service.id, reason=str(error))
             raise Refused(503, "the service is not available; try again", "allowances unavailable", AGAIN) from None
+        if order is not None:
+            admission = order.told(admission, desk.holders(caller, tier))
         if not admission.admitted:
             raise over(admission)
         try:
@@ -255,7 +270,7 @@ class Gateway:
             message = service.codec.respond(asked, released.only(granted), service.id)
             row = Row(
                 at, caller.principal, caller.party, caller.tier, service.route, service.version, admission.rule, 200,
-                len(x), x, released, margin(answers), caller.audit, {"request": number},
+                len(x), x, released, margin(answers), caller.audit, context_of(scope, number, order),
             )  # fmt: skip
             await _record(desk, row)
         except Exception:

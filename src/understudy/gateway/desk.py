@@ -13,6 +13,7 @@ from understudy.gateway.keys import Keys
 from understudy.gateway.leases import LeasedLedger
 from understudy.gateway.ledger import Ledger, MappedLedger
 from understudy.gateway.metrics import log
+from understudy.gateway.orders import Orders
 from understudy.gateway.recount import recount
 from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import App, AsgiUpstream, HttpUpstream, Upstream
@@ -32,6 +33,7 @@ class Desk:
     ledger: Ledger
     upstream: Upstream
     history: Writer
+    orders: Orders
     in_flight: int = 0
     _holders: dict[Caller, Holders] = field(default_factory=dict)
 
@@ -43,13 +45,15 @@ class Desk:
         # what may fail comes first: a refused reload must leave the old version whole
         identity = Identity(service.manifest, service.path.resolve().parent, Keys(folder / "keys.sqlite", 0.25))
         upstream, inputs = _upstream(service, app), service.guard.logging.inputs
+        orders = Orders(folder, service.tiers)
         if old is None or old.service.folder != folder:
-            return cls(service, identity, _ledger(service, state), upstream, Writer(folder / "history", worker, inputs))
+            history = Writer(folder / "history", worker, inputs)
+            return cls(service, identity, _ledger(service, state), upstream, history, orders)
         history = old.history
         if old.service.guard.logging.inputs != inputs:
             history.close()
             history = Writer(folder / "history", worker, inputs)
-        return cls(service, identity, old.ledger, upstream, history)
+        return cls(service, identity, old.ledger, upstream, history, orders)
 
     def holders(self, caller: Caller, tier: Served) -> Holders:
         """Whose allowances a request is charged to: the principal, its party, everybody; an audit counts for itself."""
@@ -79,6 +83,7 @@ class Desk:
         """Close what no successor took over."""
         await self.upstream.close()
         self.identity.close()
+        self.orders.close()
         if all(other.ledger is not self.ledger for other in successors):
             await self.ledger.close()
         if all(other.history is not self.history for other in successors):

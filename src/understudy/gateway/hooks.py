@@ -12,7 +12,7 @@ from collections.abc import Callable
 from understudy.errors import HistoryError, KeysError, LedgerError, Unauthenticated
 from understudy.gateway.desk import Desk
 from understudy.gateway.metrics import log, metrics
-from understudy.gateway.request import Refused, caller_of, headers_of, parse, read_body
+from understudy.gateway.request import Refused, caller_of, headers_of, parse, read_body, terms_of
 from understudy.gateway.upstream import Receive, Scope
 from understudy.history import Row
 
@@ -27,13 +27,16 @@ async def hook(desk_of: Callable[[str], Desk | None], scope: Scope, receive: Rec
         return 404, {}
     try:
         caller = caller_of(desk, scope)
+        tier, holders, _ = terms_of(desk, caller)
+    except Refused as refused:
+        metrics().refused(desk.service.id, "none", refused.rule.split(":")[0]).inc()
+        return refused.status, dict(refused.headers)
     except (Unauthenticated, KeysError):
         metrics().refused(desk.service.id, "none", "unauthenticated").inc()
         return 401, {"www-authenticate": "Bearer"}
-    tier = desk.service.tiers[caller.tier]
     if scope["path"] == ADMIT:
         try:
-            admission = await desk.ledger.admit(desk.holders(caller, tier), 1)
+            admission = await desk.ledger.admit(holders, 1)
         except LedgerError as error:
             log().error("allowances cannot be counted", endpoint=desk.service.id, reason=str(error))
             return 503, {}

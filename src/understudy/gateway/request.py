@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
 
-from understudy.errors import AnswerError, InputError, UsageError
-from understudy.gateway.desk import Desk
+from understudy.errors import AnswerError, InputError, Unauthenticated, UsageError
+from understudy.gateway.desk import Desk, Holders
 from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import metrics
+from understudy.gateway.orders import Order
 from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import Receive, Reply, Scope
 from understudy.guard import Admission
@@ -42,6 +43,40 @@ def caller_of(desk: Desk, scope: Scope) -> Caller:
     """Who asks, by headers and the connection's address. Raises Unauthenticated or KeysError."""
     client = scope.get("client")
     return desk.identity.resolve(scope["headers"], client[0] if client else None)
+
+
+def terms_of(desk: Desk, caller: Caller) -> tuple[Served, Holders, Order | None]:
+    """On which terms a caller is served: its tier, whose allowances it is charged to, the order in force or None.
+
+    Raises Refused where it is not served. The words are those that anybody gets.
+    """
+    tier = desk.service.tiers[caller.tier]
+    order, holders = desk.orders.of(caller), desk.holders(caller, tier)
+    if order is None:
+        return tier, holders, None
+    if order.terms.refuse == "reverify":
+        raise unauthenticated(Unauthenticated(f"to be verified again ({', '.join(order.terms.why)})"))
+    if order.terms.refuse:
+        raise Refused(403, "not permitted", f"suspended: {', '.join(order.terms.why)}")
+    return order.tier, order.holders(holders), order
+
+
+def unauthenticated(error: Unauthenticated) -> Refused:
+    """401, the same for every reason."""
+    return Refused(401, str(error), f"unauthenticated: {error.why}", {"www-authenticate": "Bearer"})
+
+
+def context_of(scope: Scope, number: str, order: Order | None) -> dict[str, str]:
+    """What the record keeps beside an exchange: the request's number, from where, with what, under which order."""
+    client, agent = scope.get("client"), b""
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            agent = value[:200]
+            break
+    kept = {"request": number, "network": client[0] if client else "", "client": agent.decode("latin-1")}
+    if order is not None:
+        kept["order"] = ",".join(order.terms.why)
+    return kept
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
