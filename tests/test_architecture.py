@@ -13,7 +13,7 @@ import pytest
 import understudy
 
 SOURCE = Path(understudy.__file__).parent
-ROOMS = ("attacks", "defences", "learners", "metrics", "targets", "wire")
+ROOMS = ("attacks", "defences", "detectors", "learners", "metrics", "targets", "wire")
 HEAVY = (
     "scipy",
     "sklearn",

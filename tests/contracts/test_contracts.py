@@ -20,6 +20,7 @@ from understudy.targets.network import NetworkTarget
 from understudy.testing import (
     AttackBench,
     DefenceBench,
+    DetectorBench,
     Law,
     LearnerBench,
     MetricBench,
@@ -65,6 +66,7 @@ def bench(kind: str, name: str) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "attacks": lambda: AttackBench(registry.load("attacks", name), seed=SEED),
         "defences": lambda: DefenceBench(registry.create("defences", name), seed=SEED),
+        "detectors": lambda: DetectorBench(registry.create("detectors", name), seed=SEED),
         "learners": lambda: LearnerBench(registry.create("learners", name), seed=SEED),
         "metrics": lambda: MetricBench(registry.create("metrics", name), seed=SEED),
     }
@@ -104,6 +106,11 @@ def test_no_budget_is_overspent(name: str) -> None:
 @pytest.mark.parametrize(("name", "law"), cases("defences"))
 def test_defence(name: str, law: Law) -> None:
     law.holds(bench("defences", name))
+
+
+@pytest.mark.parametrize(("name", "law"), cases("detectors"))
+def test_detector(name: str, law: Law) -> None:
+    law.holds(bench("detectors", name))
 
 
 @pytest.mark.parametrize(("name", "law"), cases("learners"))
