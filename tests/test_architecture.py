@@ -112,6 +112,7 @@ PUBLIC = {
     "Verdict",
     "extract",
     "fidelity",
+    "hyperparameters",
     "run_audit",
     "target",
 }

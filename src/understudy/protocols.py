@@ -52,6 +52,19 @@ class Pool(Protocol):
         """Up to `n` inputs; fewer when the pool holds fewer."""
 
 
+@runtime_checkable
+class LabelledPool(Pool, Protocol):
+    """Inputs of which the attacker also knows the truth: the training set, say."""
+
+    @property
+    def inputs(self) -> Floats:
+        """Every row, shape (n, *shape)."""
+
+    @property
+    def truth(self) -> Array | None:
+        """(n,) classes from 0, or values (n,) or (n, outputs); None where it is not known after all."""
+
+
 class Learner(Protocol):
     """How a substitute is trained."""
 

@@ -9,4 +9,5 @@ CATALOG = {
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
     "retraining": "understudy.attacks.retraining:Retraining",
+    "stationarity": "understudy.attacks.stationarity:Stationarity",
 }
