@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
-from targets_to_check import TARGETS
+from targets_to_check import ATTACKED, TARGETS
 
 from understudy import registry
 from understudy.targets.network import NetworkTarget
@@ -64,7 +64,7 @@ def cases(kind: str) -> list[Any]:
 def bench(kind: str, name: str) -> Any:
     """One bench per plug-in, shared by its laws: each attack and learner is put to work once."""
     makers: dict[str, Callable[[], Any]] = {
-        "attacks": lambda: AttackBench(registry.load("attacks", name), seed=SEED),
+        "attacks": lambda: AttackBench(registry.load("attacks", name), *ATTACKED.get(name, ((), 300)), seed=SEED),
         "defences": lambda: DefenceBench(registry.create("defences", name), seed=SEED),
         "detectors": lambda: DetectorBench(registry.create("detectors", name), seed=SEED),
         "learners": lambda: LearnerBench(registry.create("learners", name), seed=SEED),
