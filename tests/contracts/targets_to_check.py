@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,7 +14,7 @@ import pytest
 from understudy import registry
 from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
-from understudy.testing import linear, network
+from understudy.testing import linear, network, steps
 from understudy.types import Exposure
 
 
@@ -36,6 +36,11 @@ def linear_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 @contextmanager
 def network_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     yield network(widths=(4, 6, 5, 3))
+
+
+@contextmanager
+def additive_steps_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield steps()
 
 
 @contextmanager
@@ -83,14 +88,10 @@ def http_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Target]]] = {
+    "additive-steps": additive_steps_target,
     "callable": callable_target,
     "http": http_target,
     "linear": linear_target,
     "network": network_target,
     "sklearn": sklearn_target,
-}
-
-#: What attacks on families other than linear models are put to work on, and with how many queries.
-ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
-    "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
 }

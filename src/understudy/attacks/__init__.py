@@ -5,10 +5,9 @@ evaluation set, and reaches learners and other attacks by name through the regis
 """
 
 CATALOG = {
+    "additive-steps": "understudy.attacks.additive_steps:AdditiveSteps",
     "auto": "understudy.attacks.auto:Auto",
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
-    "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
     "retraining": "understudy.attacks.retraining:Retraining",
-    "stationarity": "understudy.attacks.stationarity:Stationarity",
 }

@@ -4,6 +4,7 @@ Here: how to reach a model and how its raw output becomes `Answers`. Not here: c
 """
 
 CATALOG = {
+    "additive-steps": "understudy.targets.additive_steps:AdditiveStepsTarget",
     "callable": "understudy.targets.callable:CallableTarget",
     "http": "understudy.targets.http:HttpTarget",
     "linear": "understudy.targets.linear:LinearTarget",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from understudy.protocols import Target
+from understudy.targets.additive_steps import AdditiveStepsTarget, StepLink
 from understudy.targets.linear import LinearTarget, Link
 from understudy.targets.network import Activation, NetworkTarget
 from understudy.types import Box, Exposure, Floats, Signal, Space
@@ -36,6 +37,23 @@ def network(
         scale = spread * (np.sqrt(3) if i == 0 else 1) / np.sqrt(fan_in)  # a uniform input has variance 1/3
         layers.append((scale * rng.standard_normal((fan_out, fan_in)), 0.5 * rng.standard_normal(fan_out)))
     return NetworkTarget(tuple(layers), Box(-1, 1, (widths[0],)), activation)
+
+
+def steps(
+    seed: int = 0, *, features: int = 4, outputs: int = 3, terms: int = 12, link: StepLink = "softmax"
+) -> AdditiveStepsTarget:
+    """A sum of `terms` steps and products of two steps on the box [-1, 1], drawn from `seed`."""
+    rng = np.random.default_rng([seed, 22])
+    pairs = np.stack([np.arange(terms), (np.arange(terms) + 1) % terms], axis=1)
+    pairs[::2, 1] = -1  # every other term is one step
+    columns = 1 if outputs == 2 else outputs
+    weights, constant = rng.standard_normal((terms, columns)), np.zeros(columns)
+    if link == "probabilities":
+        weights, constant = weights - weights.mean(1, keepdims=True) * (columns > 1), np.full(columns, 1 / outputs)
+        weights /= 2 * outputs * np.abs(weights).sum(0).max()
+    threshold = rng.uniform(-0.9, 0.9, terms).astype(np.float32).astype(np.float64)
+    space = Box(-1, 1, (features,))
+    return AdditiveStepsTarget(np.arange(terms) % features, threshold, pairs, weights, constant, space, link)
 
 
 def victim(signals: str | Sequence[str], seed: int = 0, *, features: int = 4, outputs: int = 3) -> Target:

@@ -1,0 +1,107 @@
+"""On which numbers a sum of steps compares: float32 ones, or float64 ones between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from understudy.attacks._step_terms import MISSING, Found, Step
+from understudy.targets.additive_steps import AdditiveStepsTarget
+from understudy.types import Bools, Floats
+
+_FEW = 8  # steps that show whether thresholds are round
+_TRIED = 5  # steps that are looked into; a float64 threshold passes for a float32 one with a chance of 1 in 10 each
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Whether inputs are compared as float32, and the thresholds that are known more finely than that."""
+
+    single: bool = True
+    finer: dict[Step, float] = field(default_factory=dict)
+    unsettled: int = 0  # thresholds that the budget left at float32
+
+    def applied(self, copy: AdditiveStepsTarget) -> AdditiveStepsTarget:
+        """The copy that compares on this grid."""
+        steps = zip(copy.feature.tolist(), copy.threshold.tolist(), strict=True)
+        return replace(copy, threshold=np.array([self.finer.get(s, s[1]) for s in steps]), single=self.single)
+
+
+def settle(found: Found) -> Grid:
+    """Ask between the neighbouring float32 numbers around steps; where targets compare float64, go on to those.
+
+    Two queries for each of five steps; on a float64 grid four per step to try the roundest number, where that is worth
+    trying, and 29 more to bisect, as far as the budget goes.
+    """
+    steps = [step for step in found.above if step[1] != MISSING and not found.scores.whole[step[0]]]
+    above = np.array([found.above[step] for step in steps])
+    below = np.array([step[1] for step in steps])
+    neighbours = np.flatnonzero(above == np.nextafter(below.astype(np.float32), np.float32(np.inf)))
+    tried = [steps[j] for j in neighbours[:: max(len(neighbours) // _TRIED, 1)][:_TRIED]]
+    if not tried or found.scores.target.remaining < 4 * len(tried):
+        return Grid()
+    gaps = np.array([[step[1] + share * (found.above[step] - step[1]) for share in (0.45, 0.55)] for step in tried])
+    if (_passed(found, tried, gaps) == [False, True]).all():
+        return Grid()
+    finer = _rounded(found, steps[:_FEW])
+    if finer:
+        finer |= _rounded(found, steps[_FEW:])
+    finer |= _bisected(found, [step for step in steps if step not in finer])
+    return Grid(False, finer, len(steps) - len(finer))
+
+
+def _rounded(found: Found, steps: list[Step]) -> dict[Step, float]:
+    """The thresholds that are round numbers, give or take the last bit."""
+    if not steps or found.scores.target.remaining < 5 * len(steps):
+        return {}
+    round_ = np.array([_roundest(step[1], found.above[step]) for step in steps])
+    places = [np.nextafter(round_, -np.inf), round_, np.nextafter(round_, np.inf)]
+    places.append(np.nextafter(places[-1], np.inf))
+    passed = _passed(found, steps, np.array(places).T)
+    last = passed.argmax(1) - 1  # the last place below the step
+    known = passed[:, -1] & (last >= 0)
+    return {steps[j]: float(places[last[j]][j]) for j in np.flatnonzero(known).tolist()}
+
+
+def _bisected(found: Found, steps: list[Step]) -> dict[Step, float]:
+    """The largest float64 number below each step; of fewer steps where the budget does not hold all."""
+    steps = steps[: max(found.scores.target.remaining // 31, 0)]
+    low, high = np.array([step[1] for step in steps]), np.array([found.above[step] for step in steps])
+    while True:
+        middle = low + (high - low) / 2
+        open_ = np.flatnonzero((low < middle) & (middle < high))
+        if not len(open_):
+            return dict(zip(steps, low.tolist(), strict=True))
+        passed = _passed(found, [steps[j] for j in open_], middle[open_, None])[:, 0]
+        high[open_] = np.where(passed, middle[open_], high[open_])
+        low[open_] = np.where(passed, low[open_], middle[open_])
+
+
+def _passed(found: Found, steps: list[Step], places: Floats) -> Bools:
+    """Whether each place (n, m) along each step's feature is answered as what lies above the step."""
+    base = np.array([_context(found, step) for step in steps])
+    points = np.repeat(base[:, None], places.shape[1] + 1, axis=1)
+    for j, (i, _) in enumerate(steps):
+        points[j, 1:, i] = places[j]
+    sums, rounding = found.scores.ask(points.reshape(-1, points.shape[-1]))
+    sums = sums.reshape(*points.shape[:2], -1)
+    return np.asarray(np.abs(sums[:, 1:] - sums[:, :1]).max(2) <= 2 * rounding.reshape(points.shape[:2])[:, 1:])
+
+
+def _context(found: Found, step: Step) -> Floats:
+    """The point just above every step of the shortest term that holds a step, all else lowest."""
+    term = min((steps for steps in found.terms if step in steps), key=len)
+    x = found.scores.low.copy()
+    for i, below in term:
+        x[i] = found.above[(i, below)]
+    return x
+
+
+def _roundest(a: float, b: float) -> float:
+    """The number with the fewest digits in [a, b]."""
+    for digits in range(1, 17):
+        near = float(f"{(a + b) / 2:.{digits}g}")
+        if a <= near <= b:
+            return near
+    return (a + b) / 2
