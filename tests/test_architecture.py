@@ -13,7 +13,7 @@ import pytest
 import understudy
 
 SOURCE = Path(understudy.__file__).parent
-ROOMS = ("attacks", "defences", "learners", "metrics", "targets", "wire")
+ROOMS = ("attacks", "defences", "detectors", "learners", "metrics", "targets", "wire")
 HEAVY = (
     "scipy",
     "sklearn",
@@ -112,6 +112,7 @@ PUBLIC = {
     "Verdict",
     "extract",
     "fidelity",
+    "hyperparameters",
     "run_audit",
     "target",
 }

@@ -198,7 +198,7 @@ def test_report_is_made_again_from_the_record(run: tuple[Path, Report], cli: Cli
     assert "partner" in done.stdout
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defences", "learners", "metrics", "targets", "protocols"])
+@pytest.mark.parametrize("kind", ["attacks", "defences", "detectors", "learners", "metrics", "targets", "protocols"])
 def test_list_names_every_plug_in(cli: Cli, kind: str) -> None:
     done = cli("list", kind)
     assert done.returncode == 0, done.stderr

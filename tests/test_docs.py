@@ -114,7 +114,8 @@ def test_the_picture_is_there_and_small() -> None:
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """As someone types it who has the environment of this test on their PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    ours = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PATH": path, "PYTHONPATH": ours}
     return subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
     )

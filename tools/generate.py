@@ -10,7 +10,13 @@ from pathlib import Path
 from understudy import alerts, manifest, records, registry
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = {"attacks": "Attacks", "defences": "Defences", "learners": "Learners", "metrics": "Metrics"}
+KINDS = {
+    "attacks": "Attacks",
+    "defences": "Defences",
+    "detectors": "Detectors",
+    "learners": "Learners",
+    "metrics": "Metrics",
+}
 MORE = {"targets": "Targets", "protocols": "Protocols"}
 
 

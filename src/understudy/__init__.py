@@ -5,7 +5,7 @@ The public names are those in `__all__`; they stay stable. Importing this packag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Sig
 
 if TYPE_CHECKING:
     from understudy.records import Report
+    from understudy.stationarity import Hyperparameters
 
 __all__ = [
     "Answers",
@@ -32,6 +33,7 @@ __all__ = [
     "Verdict",
     "extract",
     "fidelity",
+    "hyperparameters",
     "run_audit",
     "target",
 ]
@@ -49,11 +51,17 @@ def target(call: Callable[[Any], Any], signal: str | Iterable[str], outputs: int
 
 
 def extract(
-    target: Target, attack: str = "auto", budget: int = 1000, seed: int = 0, pool: ArrayLike | Pool | None = None
+    target: Target,
+    attack: str = "auto",
+    budget: int = 1000,
+    seed: int = 0,
+    pool: ArrayLike | Pool | None = None,
+    truth: ArrayLike | None = None,
 ) -> Extraction:
     """Attack a target with a budget of queries and return the best extraction.
 
-    `pool`: inputs the attacker has, an array (n, *shape) or a Pool; None = none. An attack that finds the target
+    `pool`: inputs the attacker has, an array (n, *shape) or a Pool; None = none. `truth`: what the attacker knows of an
+    array's rows: classes from 0, or values. An attack that finds the target
     outside its family returns a verdict and no substitute; it never hands back a wrong model as a success.
     Raises UsageError where the attack needs a signal that the target does not give, or could do nothing with the
     budget; and what the target raises.
@@ -71,7 +79,11 @@ def extract(
         raise UsageError(f"{attack} needs {wanted}; this target gives {', '.join(sorted(given))}")
     if pool is None:
         pool = np.zeros((0, *target.space.shape))
-    data = pool if isinstance(pool, Pool) else ArrayPool(target.space.check(pool))
+    data = (
+        pool
+        if isinstance(pool, Pool)
+        else ArrayPool(target.space.check(pool), None if truth is None else np.asarray(truth))
+    )
     meter = Metered(target, budget)
     best: Extraction | None = None
     for found in made.run(meter, data, np.random.default_rng(seed)):
@@ -89,6 +101,27 @@ def fidelity(substitute: Target, target: Target, inputs: ArrayLike) -> Estimate:
 
     x = target.space.check(inputs)
     return mean_interval(registry.create("metrics", "fidelity").measure(substitute, target, x))
+
+
+def hyperparameters(
+    parameters: Mapping[str, ArrayLike],
+    inputs: ArrayLike,
+    truth: ArrayLike,
+    objective: str = "auto",
+    scaling: str = "auto",
+    kernel: Callable[[Any, Any], Any] | None = None,
+) -> Hyperparameters:
+    """What a solved model was trained with, in scikit-learn's terms, from its parameters and its training data.
+
+    `parameters` as `Extraction.parameters` holds them; `inputs` (n, d); `truth`: classes from 0, or values.
+    `objective`: ridge, lasso, elastic-net, logistic-l2, logistic-l1, logistic-elastic-net, squared-hinge, hinge or
+    kernel-ridge (which needs `dual` among the parameters, and the `kernel`), or "auto". `scaling` of the columns before
+    training: none, standard, min-max or "auto". The answer holds values with intervals, condition numbers and, where
+    something cannot be known, the reason. Raises UsageError or InputError where the arguments do not fit each other.
+    """
+    from understudy.stationarity import hyperparameters as solve
+
+    return solve(parameters, inputs, truth, objective, scaling, kernel)
 
 
 def run_audit(

@@ -27,9 +27,13 @@ from understudy.wrappers import Defended
 
 @dataclass(frozen=True, eq=False)
 class ArrayPool:
-    """Inputs the attacker has, as an array (n, *shape); drawn without replacement within one call."""
+    """Inputs the attacker has, as an array (n, *shape); drawn without replacement within one call.
+
+    `truth`: their classes or values, where the attacker has these too.
+    """
 
     inputs: Floats
+    truth: Array | None = None
 
     def draw(self, n: int, rng: Generator) -> Floats:
         """Up to `n` distinct rows in random order."""
@@ -125,7 +129,7 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
         pool_inputs, pool_truth = _load(manifest.pool, folder, space, f"{path}: pool")
     data = {"evaluation": digest(inputs), "pool": digest(pool_inputs)}
     labelled = pool_truth if manifest.pool is not None and manifest.pool.labelled else None
-    made = Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs), labelled, inputs, truth, data)
+    made = Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs, labelled), labelled, inputs, truth, data)
     for i, tier in enumerate(manifest.tiers):
         with _blaming(path, "tiers", i):
             made.tier(tier, "")  # says now what a customer's first query would meet: a grant, an option, a key amiss

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from understudy.manifest_logs import LogsPart
 from understudy.manifest_parts import Count, Duration, FromEnvironment, Name, Part
 from understudy.types import Exposure
 
@@ -118,6 +119,7 @@ class MonitorPart(Part):
     )
     response: list[Step] = Field(default_factory=list)
     sinks: Sinks = Sinks()
+    logs: LogsPart | None = Field(None, description="where logs that are not the gateway's own say who asked what")
 
     @field_validator("segments")
     @classmethod

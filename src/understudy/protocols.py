@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from understudy.types import Answers, Array, Ask, Exposure, Floats, Signal, Space
+from understudy.views import View
 
 
 class Target(Protocol):
@@ -49,6 +50,19 @@ class Pool(Protocol):
 
     def draw(self, n: int, rng: Generator) -> Floats:
         """Up to `n` inputs; fewer when the pool holds fewer."""
+
+
+@runtime_checkable
+class LabelledPool(Pool, Protocol):
+    """Inputs of which the attacker also knows the truth: the training set, say."""
+
+    @property
+    def inputs(self) -> Floats:
+        """Every row, shape (n, *shape)."""
+
+    @property
+    def truth(self) -> Array | None:
+        """(n,) classes from 0, or values (n,) or (n, outputs); None where it is not known after all."""
 
 
 class Learner(Protocol):
@@ -127,3 +141,21 @@ class Metric(Protocol):
 
     def summary(self, values: Floats) -> float:
         """The figure that stands for those values (mean, maximum, ...)."""
+
+
+class Detector(Protocol):
+    """Scores queries one by one: large is suspicious. It never alarms by itself; `watch` ranks accounts.
+
+    A frozen dataclass; what it learns of the owner's benign data goes into a field `fitted`: arrays by name, so that a
+    calibration is kept in a file of numbers.
+    """
+
+    bets_on: ClassVar[Literal["fresh", "new"]]  # queries that are no edit of an own earlier one, or no repeat of one
+    by_label: ClassVar[bool]  # whether a score is compared among queries of the same answered class
+    looks_back: ClassVar[bool]  # whether it needs the account's own earlier queries (`view.past`)
+
+    def fit(self, reference: View, rng: Generator) -> Self:
+        """A copy fitted to benign rows of the owner (those the model was trained on, say)."""
+
+    def score(self, view: View) -> Floats:
+        """(n,) one score per query, NaN where it has none. Rows are independent of each other given `view.past`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from understudy.errors import MissingExtra, UnknownName, UsageError
 
-KINDS = ("attacks", "defences", "learners", "metrics", "targets", "protocols")
+KINDS = ("attacks", "defences", "detectors", "learners", "metrics", "targets", "protocols")
 _FOLDER = {"protocols": "wire"}  # where the command line's word and the room's name differ
 
 

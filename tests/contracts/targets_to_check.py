@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -94,4 +94,10 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "linear": linear_target,
     "network": network_target,
     "sklearn": sklearn_target,
+}
+
+#: What attacks on families other than linear models are put to work on, and with how many queries.
+ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
+    "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
+    "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
 }

@@ -13,13 +13,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
-from targets_to_check import TARGETS
+from targets_to_check import ATTACKED, TARGETS
 
 from understudy import registry
 from understudy.targets.network import NetworkTarget
 from understudy.testing import (
     AttackBench,
     DefenceBench,
+    DetectorBench,
     Law,
     LearnerBench,
     MetricBench,
@@ -40,14 +41,6 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "parameter-error": {
         "one-value-per-query": "one value per parameter: it compares what the models are, not what they answer",
         "measures-an-empty-batch": "one value per parameter, whatever is asked",
-    },
-}
-
-#: Attacks that linear models are no work for: what they are put to work on, and with how many queries.
-VICTIMS: dict[str, dict[str, Any]] = {
-    "additive-steps": {
-        "targets": [steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")],
-        "budget": 1500,
     },
 }
 
@@ -72,8 +65,9 @@ def cases(kind: str) -> list[Any]:
 def bench(kind: str, name: str) -> Any:
     """One bench per plug-in, shared by its laws: each attack and learner is put to work once."""
     makers: dict[str, Callable[[], Any]] = {
-        "attacks": lambda: AttackBench(registry.load("attacks", name), **VICTIMS.get(name, {}), seed=SEED),
+        "attacks": lambda: AttackBench(registry.load("attacks", name), *ATTACKED.get(name, ((), 300)), seed=SEED),
         "defences": lambda: DefenceBench(registry.create("defences", name), seed=SEED),
+        "detectors": lambda: DetectorBench(registry.create("detectors", name), seed=SEED),
         "learners": lambda: LearnerBench(registry.create("learners", name), seed=SEED),
         "metrics": lambda: MetricBench(registry.create("metrics", name), seed=SEED),
     }
@@ -113,6 +107,11 @@ def test_no_budget_is_overspent(name: str) -> None:
 @pytest.mark.parametrize(("name", "law"), cases("defences"))
 def test_defence(name: str, law: Law) -> None:
     law.holds(bench("defences", name))
+
+
+@pytest.mark.parametrize(("name", "law"), cases("detectors"))
+def test_detector(name: str, law: Law) -> None:
+    law.holds(bench("detectors", name))
 
 
 @pytest.mark.parametrize(("name", "law"), cases("learners"))

@@ -9,5 +9,7 @@ CATALOG = {
     "auto": "understudy.attacks.auto:Auto",
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
+    "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
     "retraining": "understudy.attacks.retraining:Retraining",
+    "stationarity": "understudy.attacks.stationarity:Stationarity",
 }

@@ -3,8 +3,9 @@
     from understudy.testing import check_attack
     check_attack(MyAttack, np.random.default_rng(0))
 
-`check_attack`, `check_defence`, `check_learner`, `check_metric` and `check_target` run every law of their kind and
-raise an AssertionError that names each law that is broken. For one test per law, give `laws(kind)` to pytest:
+`check_attack`, `check_defence`, `check_detector`, `check_learner`, `check_metric` and `check_target` run every law of
+their kind and raise an AssertionError that names each law that is broken. For one test per law, give `laws(kind)` to
+pytest:
 
     @pytest.mark.parametrize("law", laws("defences"), ids=str)
     def test_contract(law): law.holds(DefenceBench(MyDefence()))
@@ -24,11 +25,12 @@ from typing import Any
 from numpy.random import Generator
 
 from understudy.errors import UnknownName
-from understudy.protocols import Attack, Defence, Learner, Metric, Target
-from understudy.testing import attacks, defences, learners, metrics, targets
+from understudy.protocols import Attack, Defence, Detector, Learner, Metric, Target
+from understudy.testing import attacks, defences, detectors, learners, metrics, targets
 from understudy.testing.attacks import AttackBench, Trial
 from understudy.testing.contract import Law, check_answers
 from understudy.testing.defences import DefenceBench
+from understudy.testing.detectors import DetectorBench
 from understudy.testing.learners import LearnerBench
 from understudy.testing.metrics import MetricBench
 from understudy.testing.models import SpacePool, linear, network, steps, victim
@@ -38,6 +40,7 @@ from understudy.types import Floats
 __all__ = [
     "AttackBench",
     "DefenceBench",
+    "DetectorBench",
     "Law",
     "LearnerBench",
     "MetricBench",
@@ -47,6 +50,7 @@ __all__ = [
     "check_answers",
     "check_attack",
     "check_defence",
+    "check_detector",
     "check_learner",
     "check_metric",
     "check_target",
@@ -60,6 +64,7 @@ __all__ = [
 _LAWS = {
     "attacks": attacks.LAWS,
     "defences": defences.LAWS,
+    "detectors": detectors.LAWS,
     "learners": learners.LAWS,
     "metrics": metrics.LAWS,
     "targets": targets.LAWS,
@@ -68,7 +73,7 @@ Expected = Mapping[str, str]
 
 
 def laws(kind: str) -> tuple[Law, ...]:
-    """The laws of "attacks", "defences", "learners", "metrics" or "targets", in the order they are checked."""
+    """The laws of "attacks", "defences", "detectors", "learners", "metrics" or "targets", in order."""
     if kind not in _LAWS:
         raise UnknownName(f"there are no laws for {kind!r}; there are for: {', '.join(_LAWS)}")
     return tuple(Law(law.__name__.replace("_", "-"), law) for law in _LAWS[kind])
@@ -107,6 +112,11 @@ def check_defence(
 ) -> None:
     """Every law of defences, on the answers of `targets`: by default small linear models with every mix of signals."""
     _check("defences", DefenceBench(defence, targets, _seed(rng)), expected_failures)
+
+
+def check_detector(detector: Detector, rng: Generator, *, expected_failures: Expected | None = None) -> None:
+    """Every law of detectors, on 60 queries of one account of a linear model with 6 inputs."""
+    _check("detectors", DetectorBench(detector, _seed(rng)), expected_failures)
 
 
 def check_learner(learner: Learner, rng: Generator, *, expected_failures: Expected | None = None) -> None:

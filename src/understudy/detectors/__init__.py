@@ -1,0 +1,13 @@
+"""Scores of single queries, one per file: large is suspicious. `watch` makes one rank per account of them."""
+
+CATALOG = {
+    "constant-pair": "understudy.detectors.constant_pair:ConstantPair",
+    "grid": "understudy.detectors.grid:Grid",
+    "line-depth": "understudy.detectors.line_depth:LineDepth",
+    "margin": "understudy.detectors.margin:Margin",
+    "near-duplicate": "understudy.detectors.near_duplicate:NearDuplicate",
+    "novelty": "understudy.detectors.novelty:Novelty",
+    "probe": "understudy.detectors.probe:Probe",
+    "structure": "understudy.detectors.structure:Structure",
+    "sweep-count": "understudy.detectors.sweep_count:SweepCount",
+}

@@ -1,0 +1,187 @@
+"""Learning what benign is: some accounts set the scales, the others are ranked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from understudy import registry
+from understudy.errors import UsageError
+from understudy.leak import LeakMeter
+from understudy.types import Answers, Array, Floats
+from understudy.views import Scale, View
+from understudy.watch.calibration import Calibration
+from understudy.watch.queries import Queries
+from understudy.watch.ranking import FIRST_AGE, Normaliser, Ranking, ages, needed, spans
+from understudy.watch.scoring import ALARM_SET, Scorer
+from understudy.watch.wealth import Purse, Reference, bets_of, coins, unusual
+
+POOLED = 60  # eligible queries that each account lends to the reference of a score
+NORMALISING = 0.4  # share of the accounts that set the scales
+OWN_RANKING = 100  # accounts from which on a declared segment is ranked by itself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Account:
+    principal: str
+    segment: str | None
+    scores: Floats  # (n, s) float32
+    labels: Array
+
+
+def calibrate(
+    reference: Floats,
+    reference_answers: Answers,
+    accounts: Iterable[Sequence[Queries]],
+    rng: Generator,
+    *,
+    level: float = 0.01,
+    confidence: float | None = None,
+    horizon: int | None = 1024,
+    epochs: int = 1,
+    made: float = 0.0,
+    model: str = "",
+    simulated: Iterable[Sequence[Queries]] = (),
+    leak: LeakMeter | None = None,
+) -> Calibration:
+    """Learn from benign accounts. One account is a sequence of `Queries` of one principal, in time order.
+
+    `reference` (n, d): benign rows of the owner, such as those the model was trained on, and what it answers to them.
+    `horizon`: queries of an account over which the level is spent; only accounts that lived so long are ranked. None:
+    the longest for which enough accounts did. `epochs`: the horizon doubles that often, each on a share of the level of
+    its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. Accounts of the
+    owner's audits are left out.
+
+    A level that the number of accounts cannot support gives a calibration without a threshold; `refuse` says so.
+    """
+    scale = Scale.fit(reference)
+    view = View.of(scale, reference, reference_answers)
+    scorer = Scorer(scale, ALARM_SET, tuple(registry.create("detectors", name).fit(view, rng) for name in ALARM_SET))
+    longest = horizon and horizon * 2 ** (epochs - 1)
+    real = [a for account in accounts if (a := _scored(scorer, account, longest))]
+    made_up = [a for account in simulated if (a := _scored(scorer, account, longest))]
+    if made_up:
+        scaling, ranked = made_up, real
+    else:
+        order = rng.permutation(len(real))
+        cut = round(NORMALISING * len(real))
+        scaling, ranked = [real[i] for i in order[:cut]], [real[i] for i in order[cut:]]
+    if not ranked or not any(len(a.labels) >= FIRST_AGE for a in scaling):
+        raise UsageError(f"{len(real)} benign accounts are too few, or too young, to calibrate on")
+    end = horizon or _longest([len(a.labels) for a in ranked], needed(level, confidence))
+    references = _references(scorer, scaling, rng)
+    seed = int(rng.integers(2**63))
+    normaliser = Normaliser.of(_peaks(scorer, references, scaling, ages(end * 2 ** (epochs - 1)), rng))
+    runs = [_statistics(references, normaliser, a, end, epochs, rng) for a in ranked]
+    old = [(a, peaks, tail) for a, (peaks, tail) in zip(ranked, runs, strict=True) if len(peaks)]
+    pooled = Ranking.of([peaks for _, peaks, _ in old], end)
+    if not pooled.statistics:
+        raise UsageError(f"none of {len(ranked)} benign accounts has asked {end} queries: shorten the horizon")
+    own = {}
+    for segment, count in Counter(a.segment for a, _, _ in old if a.segment is not None).items():
+        if count >= max(OWN_RANKING, needed(level, confidence)):
+            own[segment] = Ranking.of([peaks for a, peaks, _ in old if a.segment == segment], end)
+    return Calibration(
+        *(made, level, confidence, model, seed, scorer, references, normaliser, pooled, own),
+        _rates(pooled, [(a.segment, peaks) for a, peaks, _ in old], level, confidence),
+        np.array([tail for _, _, tail in old], np.float32),
+        leak,
+    )
+
+
+def refuse(calibration: Calibration) -> str | None:
+    """Why the calibration supports no alarm at its level; None where it does."""
+    if calibration.threshold is not None:
+        return None
+    first = calibration.level * calibration.ranking.weights[0]
+    return (
+        f"{100 * calibration.level:g} % needs {needed(first, calibration.confidence)} accounts; "
+        f"you have {calibration.accounts}"
+    )
+
+
+def _scored(scorer: Scorer, account: Sequence[Queries], longest: int | None) -> _Account | None:
+    parts = [q for q in account if not q.audit and len(q)]
+    if not parts:
+        return None
+    whole = Queries.concat(parts)
+    whole = whole if longest is None else whole.take(slice(0, longest))
+    ring = np.zeros((0, len(scorer.scale.centre)), np.float32)
+    scored = scorer.scores(ring, whole, None)
+    return _Account(whole.principal, whole.segment, scored.scores.astype(np.float32), scored.labels)
+
+
+def _longest(lives: list[int], wanted: int) -> int:
+    """The longest dyadic age that enough accounts reach, else the youngest."""
+    found = FIRST_AGE
+    while sum(n >= 2 * found for n in lives) >= wanted:
+        found *= 2
+    return found
+
+
+def _references(scorer: Scorer, accounts: list[_Account], rng: Generator) -> tuple[Reference, ...]:
+    found = []
+    for j, detector in enumerate(scorer.detectors):
+        values, labels = [], []
+        for a in accounts:
+            rows = np.flatnonzero(~np.isnan(a.scores[:, j]))
+            rows = rows if len(rows) <= POOLED else rng.choice(rows, POOLED, replace=False)
+            values.append(a.scores[rows, j])
+            labels.append(a.labels[rows])
+        pooled = np.concatenate(values).astype(np.float64)
+        found.append(Reference.of(pooled, np.concatenate(labels) if detector.by_label else None))
+    return tuple(found)
+
+
+def _log_wealth(references: tuple[Reference, ...], account: _Account, rng: Generator) -> tuple[Floats, Floats]:
+    coin = coins(int(rng.integers(2**63)), 0, account.scores.shape)
+    e = bets_of(references, account.scores.astype(np.float64), account.labels, coin)
+    return Purse.new(len(references)).after(e)[0], e
+
+
+def _peaks(
+    scorer: Scorer, references: tuple[Reference, ...], accounts: list[_Account], at: list[int], rng: Generator
+) -> Floats:
+    """(accounts, s, ages) largest log wealth by each age; NaN where an account is younger."""
+    found = np.full((len(accounts), len(scorer.names), len(at)), np.nan)
+    for i, account in enumerate(accounts):
+        so_far = np.maximum.accumulate(_log_wealth(references, account, rng)[0])
+        for k, age in enumerate(at):
+            if len(so_far) >= age:
+                found[i, :, k] = so_far[age - 1]
+    reached = ~np.isnan(found[:, 0]).all(0)
+    return found[:, :, : max(int(reached.sum()), 1)]
+
+
+def _statistics(
+    references: tuple[Reference, ...],
+    normaliser: Normaliser,
+    account: _Account,
+    horizon: int,
+    epochs: int,
+    rng: Generator,
+) -> tuple[Floats, Floats]:
+    """The largest statistic per epoch that the account lived through, and the share of its bets that paid well."""
+    log, e = _log_wealth(references, account, rng)
+    z = normaliser.z(np.maximum.accumulate(log), 0).max(1)
+    peaks = [z[rows].max() for e_, rows in spans(len(z), 0, horizon, epochs) if len(z) >= horizon * 2**e_]
+    placed, odd = unusual(e)
+    return np.array(peaks), np.where(placed > 0, odd / np.maximum(placed, 1), np.nan)
+
+
+def _rates(
+    ranking: Ranking, accounts: list[tuple[str | None, Floats]], level: float, confidence: float | None
+) -> dict[str, tuple[int, int]]:
+    limits = [ranking.threshold(e, level, confidence) for e in range(len(ranking.ends))]
+    total: Counter[str] = Counter(segment for segment, _ in accounts if segment is not None)
+    over: Counter[str] = Counter(
+        segment
+        for segment, peaks in accounts
+        if segment is not None
+        and any(limit is not None and peak > limit for peak, limit in zip(peaks, limits, strict=False))
+    )
+    return {segment: (over[segment], n) for segment, n in sorted(total.items())}
