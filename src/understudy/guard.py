@@ -55,6 +55,10 @@ class Usage(NamedTuple):
         return day and (not self.month_used or now >= self.month + MONTH) and (not self.level or now >= self.at + 60.0)
 
 
+#: A usage's numbers, as they are read from a file: they need no names to be counted with.
+Counted = tuple[float, float, float, int, float, int]
+
+
 class Admission(NamedTuple):
     """Whether a request may be asked, by which rule, and what the caller may do next.
 
@@ -74,7 +78,7 @@ class Admission(NamedTuple):
 WITHIN = "within every allowance"
 
 
-def admit(held: Sequence[tuple[str, Allowance, Usage]], rows: int, now: float) -> tuple[Admission, list[Usage]]:
+def admit(held: Sequence[tuple[str, Allowance, Counted]], rows: int, now: float) -> tuple[Admission, list[Usage]]:
     """Charge `rows` to every holder (a principal, its party, everybody), or to none.
 
     `held`: (name for the rule, allowance, usage) each. Returns the decision and the usages to be kept; where the
@@ -82,7 +86,7 @@ def admit(held: Sequence[tuple[str, Allowance, Usage]], rows: int, now: float) -
     """
     refused: tuple[float, str, int, str, float, float] | None = None  # wait, who, cap, window, remaining, reset
     limit, least, reset = None, inf, 0.0
-    charged = []
+    charged = list[Usage]()
     for who, (per_minute, per_day, per_30d), (at, level, day, day_used, month, month_used) in held:
         left = day + DAY - now
         if left <= 0.0 or not day_used:
@@ -126,7 +130,7 @@ def admit(held: Sequence[tuple[str, Allowance, Usage]], rows: int, now: float) -
     if refused is not None:
         wait, who, limit, word, least, reset = refused
         rule = f"{who}: {limit} per {word}"
-        return Admission(False, rule, wait, limit, max(int(least), 0), reset), [usage for _, _, usage in held]
+        return Admission(False, rule, wait, limit, max(int(least), 0), reset), [Usage(*usage) for _, _, usage in held]
     return Admission(True, WITHIN, 0.0, limit, None if limit is None else int(least), reset, now), charged
 
 

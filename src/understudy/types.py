@@ -127,6 +127,7 @@ class Box:
     low: Floats
     high: Floats
     shape: tuple[int, ...]
+    _bounded: bool = field(init=False, repr=False)
 
     def __init__(self, low: ArrayLike, high: ArrayLike, shape: Sequence[int] | None = None) -> None:
         lo, hi = np.asarray(low, np.float64), np.asarray(high, np.float64)
@@ -139,7 +140,8 @@ class Box:
             raise InputError(f"Box bounds of shape {lo.shape} and {hi.shape} do not fit shape {size}") from None
         if np.isnan(lo).any() or np.isnan(hi).any() or (lo >= hi).any():
             raise InputError("a Box needs low < high in every coordinate, and no NaN")
-        for name, value in (("low", lo), ("high", hi), ("shape", size)):
+        bounded = bool(np.isfinite(lo).all() and np.isfinite(hi).all())
+        for name, value in (("low", lo), ("high", hi), ("shape", size), ("_bounded", bounded)):
             object.__setattr__(self, name, value)
 
     def check(self, inputs: ArrayLike) -> Floats:
@@ -150,7 +152,7 @@ class Box:
         if x.shape[1:] != self.shape or x.ndim != len(self.shape) + 1:
             raise InputError(f"inputs have shape {x.shape}; expected (n, {', '.join(map(str, self.shape))})")
         fits = self.holds(x)
-        if not fits.all():
+        if np.count_nonzero(fits) != fits.size:
             bad = ~fits.reshape(len(x), -1)
             row, column = (int(i) for i in np.argwhere(bad)[0])
             value, low, high = x.reshape(len(x), -1)[row, column], self.low.flat[column], self.high.flat[column]
@@ -161,7 +163,8 @@ class Box:
 
     def holds(self, x: Floats) -> Bools:
         """Which numbers of inputs (n, *shape) the space holds."""
-        return np.isfinite(x) & (x >= self.low) & (x <= self.high)
+        inside = (x >= self.low) & (x <= self.high)  # NaN is neither
+        return inside if self._bounded else inside & np.isfinite(x)
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         lo, hi = np.isfinite(self.low), np.isfinite(self.high)
@@ -220,8 +223,8 @@ class Mixed(Box):
         lo, hi = np.where(kinds[0], np.ceil(lo), lo), np.where(kinds[0], np.floor(hi), hi)
         if (lo >= hi).any():
             raise InputError("a column of whole numbers needs at least two between its bounds")
-        names = ("low", "high", "shape", "integer", "categories", "missing")
-        for name, value in zip(names, (lo, hi, box.shape, *kinds), strict=True):
+        names = ("low", "high", "shape", "_bounded", "integer", "categories", "missing")
+        for name, value in zip(names, (lo, hi, box.shape, box._bounded, *kinds), strict=True):
             object.__setattr__(self, name, value)
 
     @property
@@ -299,10 +302,11 @@ class Answers:
 
     def replace(self, signal: Signal, values: Array, present: Bools | None = None) -> Answers:
         """A copy with one signal changed."""
-        masks = {s: m for s, m in self.present.items() if s is not signal}
-        return Answers(
-            {**self.values, signal: values}, self.outputs, masks if present is None else {**masks, signal: present}
-        )
+        if present is not None:
+            masks = {**self.present, signal: present}
+        else:
+            masks = {s: m for s, m in self.present.items() if s is not signal}
+        return Answers({**self.values, signal: values}, self.outputs, masks)
 
     def only(self, signals: Iterable[Signal]) -> Answers:
         """A copy that holds nothing but `signals`: unknown is withheld."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-import numpy as np
-
 from understudy.types import Answers, Exposure, Floats, Signal
 
 _NUMBERS = (Signal.PROBABILITIES, Signal.LOGITS, Signal.VALUE)
@@ -56,6 +54,7 @@ class Round:
         for signal in _NUMBERS:
             if signal in answers:
                 # Adding zero turns -0.0 into 0.0: the sign of what was rounded away is not to be told.
-                rounded = np.round(answers[signal], self.decimals) + 0.0
+                rounded = answers[signal].round(self.decimals)
+                rounded += 0.0
                 answers = answers.replace(signal, rounded, answers.present.get(signal))
         return answers

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from understudy.errors import UsageError
-from understudy.types import Answers, Exposure, Floats, Signal
+from understudy.types import Answers, Bools, Exposure, Floats, Signal
 
 _SCORES = (Signal.PROBABILITIES, Signal.LOGITS)
 
@@ -57,11 +57,20 @@ class TopK:
         for signal in _SCORES:
             if signal in answers:
                 scores, given = answers[signal], answers.present.get(signal)
-                rank = -scores if given is None else np.where(given, -scores, np.inf)
-                order = rank.argsort(axis=1, kind="stable")
-                shown = np.zeros(scores.shape, np.bool_)
-                shown[np.arange(len(scores))[:, None], order[:, : self.k]] = True
+                shown = _largest(-scores if given is None else np.where(given, -scores, np.inf), self.k)
                 if given is not None:
                     shown &= given
                 answers = answers.replace(signal, np.where(shown, scores, 0.0), shown)
         return answers
+
+
+def _largest(rank: Floats, k: int) -> Bools:
+    """True at the `k` least entries of each row; among equals at those that come first."""
+    if k < rank.shape[1]:
+        shown = rank <= np.partition(rank, k - 1, axis=1)[:, k - 1 : k]
+        if np.count_nonzero(shown) == k * len(rank):
+            return shown
+    order = rank.argsort(axis=1, kind="stable")  # some are equal, or no numbers
+    shown = np.zeros(rank.shape, np.bool_)
+    shown[np.arange(len(rank))[:, None], order[:, :k]] = True
+    return shown

@@ -25,7 +25,7 @@ for i = 2, #KEYS do
   if u[5] + 2592000 - now <= 0 or u[6] == 0 then u[5] = now; u[6] = 0 end
   local room = math.huge
   if rate then
-    if now > u[1] then u[2] = math.max(u[2] - (now - u[1]) * rate / 60, 0); u[1] = now end
+    if now > u[1] then u[2] = math.max(u[2] - (now - u[1]) * (rate / 60), 0); u[1] = now end
     room = rate - u[2]
   end
   if day then room = math.min(room, day - u[4]) end

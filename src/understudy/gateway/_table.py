@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import LedgerError
-from understudy.guard import DAY, MONTH, Usage
+from understudy.guard import DAY, MONTH, Counted, Usage
 
 #: Six numbers of 8 bytes, in native order and alignment.
 USAGE = struct.Struct("@dddqdq")
@@ -158,7 +158,7 @@ class Table:
         self._index[i] = count + 1
         return at
 
-    def read(self, at: int) -> tuple[float, float, float, int, float, int]:
+    def read(self, at: int) -> Counted:
         """The numbers of a usage."""
         return USAGE.unpack_from(self._map, at)
 

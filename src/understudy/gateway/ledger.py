@@ -22,6 +22,7 @@ from understudy.guard import Admission, Allowance, Usage
 #: Holders of a request: (key, word for the rule, allowance) each, as ("p:acme-1", "your key", Allowance(...)).
 Names = Sequence[tuple[str, str, Allowance]]
 
+_NOTHING = Usage()
 _REMEMBERED = 65_536  # keys whose place in the file a worker remembers
 _LOOK = 1.0  # seconds between looks whether the file is still the one that others open
 
@@ -101,7 +102,7 @@ class MappedLedger:
             for key, who, allowance in names:
                 place = self._places.get(key) or self._find(table, key) or 0
                 places.append(place)
-                held.append((who, allowance, Usage(*table.read(place)) if place else Usage()))
+                held.append((who, allowance, table.read(place) if place else _NOTHING))
             decision, after = guard.admit(held, rows, self._clock())
             if decision.admitted:
                 if 0 in places:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
+from typing import cast
 
 from understudy.errors import AnswerError, InputError, Unauthenticated, UsageError
 from understudy.gateway.desk import Desk, Holders
@@ -89,22 +90,33 @@ async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], mo
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and (len(value) > 12 or int(value) > most):
             raise Refused(413, f"the body may have {most} bytes", "body too large")
-    parts, size = list[bytes](), 0
+    parts, size, late = list[bytes](), 0, False
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+
+    def cut() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = loop.call_later(seconds, cut)  # what asyncio.timeout does, at half its price
     try:
-        async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Gone
-                part = message.get("body", b"")
-                size += len(part)
-                if size > most:
-                    raise Refused(413, f"the body may have {most} bytes", "body too large")
-                if not message.get("more_body"):
-                    return part if not parts else b"".join([*parts, part])
-                parts.append(part)
-    except TimeoutError:
-        raise Refused(408, "the body did not arrive in time", "slow body") from None
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise Refused(413, f"the body may have {most} bytes", "body too large")
+            if not message.get("more_body"):
+                return part if not parts else b"".join([*parts, part])
+            parts.append(part)
+    except asyncio.CancelledError:
+        if late and not task.uncancel():
+            raise Refused(408, "the body did not arrive in time", "slow body") from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[Asked, Floats]:

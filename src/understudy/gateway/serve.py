@@ -27,6 +27,7 @@ from pathlib import Path
 
 from understudy.errors import MissingExtra, UnderstudyError, UsageError
 from understudy.gateway.app import Gateway, compile_all
+from understudy.gateway.giveway import give_way
 from understudy.gateway.metrics import forget_worker, log
 from understudy.gateway.service import Service
 from understudy.gateway.upkeep import Upkeep
@@ -232,9 +233,11 @@ def work(options: Options, listening: socket.socket, index: int, pipe: Connectio
         gc.set_threshold(*_GARBAGE)
         pipe.send(None)
         threading.Thread(target=end_with_supervisor, daemon=True).start()
+        giving_way = loop.create_task(give_way())
         try:
             await server.serve(sockets=[listening])
         finally:
+            giving_way.cancel()
             await gateway.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

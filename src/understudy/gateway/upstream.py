@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from understudy.errors import MissingExtra, TargetError
 
+#: Response headers that the gateway reads.
+_TELLING = ("content-type", "content-encoding", "inference-header-content-length", "retry-after")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -81,20 +83,22 @@ class HttpUpstream:
 
     async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         """POST to the inference route."""
-        return await self._send(self._client.post(self._url), body, headers)
+        return await self._send(self._client.post(self._url), body, headers, _read)
 
     async def forward(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Any request as it is: for observing only."""
-        return await self._send(self._client.request(method, self._origin + url), body, headers)
+        return await self._send(self._client.request(method, self._origin + url), body, headers, _headers)
 
-    async def _send(self, request: Any, body: bytes, headers: Mapping[str, str]) -> Reply:
+    async def _send(
+        self, request: Any, body: bytes, headers: Mapping[str, str], read: Callable[[Any], dict[str, str]]
+    ) -> Reply:
         try:
             async with request.body_bytes(body).headers(headers).build_streamed() as response:
                 length = response.get_header("content-length")
                 if length is not None and length.isdigit() and int(length) > self._most:
                     raise Unreachable(f"the upstream's answer has {length} bytes (guard.max_answer: {self._most})")
                 answer = bytes(await response.bytes()) if length is not None else await self._bounded(response)
-                return Reply(response.status, _headers(response.headers), answer)
+                return Reply(response.status, read(response), answer)
         except self._failed as error:
             kind = TooSlow if isinstance(error, TimeoutError) else Unreachable
             raise kind(f"the upstream did not answer ({type(error).__name__})") from None
@@ -112,16 +116,22 @@ class HttpUpstream:
         await self._client.close()
 
 
-def _headers(given: Any) -> dict[str, str]:
-    """Headers by name; one that is not ASCII text is left out: the client cannot read it, and nobody here needs it."""
-    try:
-        return {name.lower(): value for name, value in given.items()}
-    except ValueError:
-        pass
+def _read(response: Any) -> dict[str, str]:
+    """The headers that say how an answer is to be read, by name; one that is not ASCII text is left out."""
     read = dict[str, str]()
-    for name in given:
+    for name in _TELLING:
         with suppress(ValueError):
-            read[name.lower()] = given[name]
+            if (value := response.get_header(name)) is not None:
+                read[name] = value
+    return read
+
+
+def _headers(response: Any) -> dict[str, str]:
+    """All headers by name; one that is not ASCII text is left out: the client cannot read it."""
+    read = dict[str, str]()
+    for name in response.headers:
+        with suppress(ValueError):
+            read[name.lower()] = response.headers[name]
     return read
 
 

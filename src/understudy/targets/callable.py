@@ -108,16 +108,19 @@ def _labels(array: Floats, outputs: int) -> Any:
 
 
 def _simplex(p: Floats, grain: Grain) -> None:
-    if not (p.min(initial=0.0) >= 0.0 and p.max(initial=0.0) <= 1.0):  # NaN is neither
+    least, most = np.minimum.reduce(p, None, initial=0.0), np.maximum.reduce(p, None, initial=0.0)
+    if not (least >= 0.0 and most <= 1.0):  # NaN is neither
         finite = np.isfinite(p)
         if not finite.all():
             raise AnswerError(f"probabilities: row {int(np.argwhere(~finite)[0][0])} is not finite")
         return
-    quantum = 0.0 if grain.decimals is None else 0.5 * 10.0**-grain.decimals
-    total, slack = p.sum(1), 1e-3 + p.shape[1] * quantum
-    wrong = total > 1 + slack if grain.top_k is not None else np.abs(total - 1) > slack
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        told = f"probabilities: {int(wrong.sum())} row(s) do not sum to one"
+    if not len(p):
+        return
+    slack = 1e-3 if grain.decimals is None else 1e-3 + p.shape[1] * 0.5 * 10.0**-grain.decimals
+    total = np.add.reduce(p, 1)
+    off = total - 1 if grain.top_k is not None else np.abs(total - 1)
+    row = int(off.argmax())
+    if off[row] > slack:
+        told = f"probabilities: {np.count_nonzero(off > slack)} row(s) do not sum to one"
         hint = "if these are scores, declare the signal 'logits' or 'value'"
         raise AnswerError(f"{told} (row {row} sums to {total[row]:.4g}); {hint}", told=f"{told}; {hint}")

@@ -105,8 +105,8 @@ def numbers(value: Any, raw: bytes, what: str = "the answer") -> Floats:
 
 def member(value: Any, name: str, raw: bytes, where: str = "the answer") -> Any:
     """`value[name]`, or an AnswerError that lists what is there."""
-    if not isinstance(value, Mapping) or name not in value:
-        there = ", ".join(key[:30] for key in list(value)[:6]) if isinstance(value, Mapping) else type(value).__name__
+    if not isinstance(value, dict) or name not in value:
+        there = ", ".join(key[:30] for key in list(value)[:6]) if isinstance(value, dict) else type(value).__name__
         raise AnswerError(f"{where} has no {name!r} (it has: {there})", raw)
     return value[name]
 

@@ -302,7 +302,7 @@ def _rows(
 def _declared(tensor: Any) -> int | None:
     """How many bytes an answer's tensor says are its own."""
     parameters = tensor.get("parameters")
-    size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     return size if type(size) is int and size >= 0 else None
 
 
