@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from understudy import alerts, manifest, records, registry
+from understudy import alerts, manifest, records, registry, survey
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -24,6 +24,7 @@ def pages() -> dict[Path, str]:
     """Every generated file and its text."""
     schemas = {
         "alert": alerts.Alert.model_json_schema(),
+        "survey": survey.Survey.model_json_schema(),
         "manifest": manifest.schema(),
         "run": records.Run.model_json_schema(),
         "finding": records.Finding.model_json_schema(),

@@ -50,6 +50,7 @@ class _Lazy(_Group):
         "guard": "understudy.cli_guard:guard",
         "history": "understudy.cli_history:history",
         "keys": "understudy.cli_keys:keys",
+        "monitor": "understudy.cli_monitor:monitor",
         "responses": "understudy.cli_responses:responses",
     }
 

@@ -8,8 +8,8 @@ malformed record is counted and set aside with its file, its line and the reason
 """
 
 from understudy.logs._layout import Layout, Who
-from understudy.logs._read import partition, read
+from understudy.logs._read import Source, partition, read
 from understudy.logs._spill import Part
 from understudy.logs._tally import Tally
 
-__all__ = ["Layout", "Part", "Tally", "Who", "partition", "read"]
+__all__ = ["Layout", "Part", "Source", "Tally", "Who", "partition", "read"]

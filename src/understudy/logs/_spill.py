@@ -29,10 +29,10 @@ class Part:
     path: Path
     layout: Layout
 
-    def queries(self) -> Iterator[Queries]:
+    def queries(self, only: frozenset[str] | None = None) -> Iterator[Queries]:
         """Principal by principal, each in time order; of one principal all come one after another.
 
-        Queries of the same time stay in the log's order.
+        Queries of the same time stay in the log's order. `only`: of these principals.
         """
         names = [Who(*entry) for entry in json.loads((self.path / "names.json").read_text(encoding="utf-8"))]
         size = (self.path / "rows").stat().st_size // self.layout.dtype.itemsize
@@ -41,8 +41,11 @@ class Part:
         rows = np.memmap(self.path / "rows", self.layout.dtype, "r", shape=(size,))
         first: dict[str, int] = {}
         place = np.array([first.setdefault(name.principal, len(first)) for name in names], np.int32)
-        order = np.lexsort((rows["at"], place[rows["who"]]))
-        for start in range(0, size, _ROWS):
+        who = np.array(rows["who"])
+        order = np.lexsort((rows["at"], place[who]))
+        if only is not None:
+            order = order[np.array([name.principal in only for name in names])[who[order]]]
+        for start in range(0, len(order), _ROWS):
             yield from self.layout.queries(rows[order[start : start + _ROWS]], names)
 
 
