@@ -137,12 +137,12 @@ def _verdict(
 ) -> tuple[str, str]:
     of = f"{len(accounts):,} accounts of {len(found):,} parties"
     if alarmed:
-        names = len({a.standing.party for a in alarmed})
-        chance = calibration.level * len(assessed)
+        names, chance = len({a.standing.party for a in alarmed}), calibration.level * len(assessed)
+        by_chance = f"{chance:,.0f}" if chance >= 10 else f"{chance:.2g}"
         return "alarmed", (
-            f"{len(alarmed):,} of {of} ask in a way that benign accounts hardly ever do ({names:,} "
-            f"of the parties); if all of them were benign, about {chance:.2g} would be alarmed "
-            f"by chance at the stated {100 * calibration.level:g} %. Each alarm needs a human look."
+            f"{len(alarmed):,} of {of} ask in a way that benign accounts hardly ever do ({names:,} of the parties); if "
+            f"all of them were benign, about {by_chance} would be alarmed by chance at the stated "
+            f"{100 * calibration.level:g} %. Each alarm needs a human look."
         )
     if reason is not None:
         return "not-assessed", f"Not assessed: {reason}. The ranks below are a hint, not a finding."
