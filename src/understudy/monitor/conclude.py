@@ -171,8 +171,8 @@ def _gaps(
     beyond = sum(a.standing.beyond for a in assessed)
     if beyond:
         gaps.append(
-            f"{_counted(beyond, 'account')} asked more than the calibration's horizon of {calibration.horizon:,} queries: what "
-            "came after is not assessed"
+            f"{_counted(beyond, 'account')} asked more than the calibration's horizon of {calibration.horizon:,} "
+            "queries: what came after is not assessed"
         )
     if calibration.leak is None:
         gaps.append("the calibration holds no leak meter: what parties could have learned is not known")
