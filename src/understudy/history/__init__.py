@@ -13,7 +13,21 @@ from understudy.history.inputs import warnings
 from understudy.history.reader import History
 from understudy.history.rows import Head, Kept, Row
 from understudy.history.segments import Segment, Tombstone
+from understudy.history.tail import Place, Read, read_on
 from understudy.history.usage import Used
 from understudy.history.writer import Writer
 
-__all__ = ["Head", "History", "Kept", "Row", "Segment", "Tombstone", "Used", "Writer", "warnings"]
+__all__ = [
+    "Head",
+    "History",
+    "Kept",
+    "Place",
+    "Read",
+    "Row",
+    "Segment",
+    "Tombstone",
+    "Used",
+    "Writer",
+    "read_on",
+    "warnings",
+]

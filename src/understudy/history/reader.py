@@ -25,7 +25,7 @@ T = TypeVar("T")
 Marked = Callable[[str, float], bool]  # whether an act blanked rows of that segment at that time
 _CHUNK = 64  # rows in memory at once, per open segment
 _ERASE = 500  # rows blanked in one transaction: a writer waits no longer than that
-_SELECT = f"SELECT {', '.join(f'rows.{c}' for c in COLUMNS)}, erased.at FROM rows LEFT JOIN erased USING(seq)"
+SELECT = f"SELECT {', '.join(f'rows.{c}' for c in COLUMNS)}, erased.at FROM rows LEFT JOIN erased USING(seq)"
 _LIVING = "SELECT seq FROM rows WHERE principal = ? AND seq > ? AND seq NOT IN (SELECT seq FROM erased)"
 # Same lengths, so that pages are overwritten where they are and no copy stays behind.
 _DASHES = "replace(hex(zeroblob(length(CAST({0} AS BLOB)))), '00', '-')"
@@ -229,7 +229,7 @@ class History:
                     0, len(order), _CHUNK
                 ):  # no transaction stays open: logs do not grow behind a reader
                     part = order[start : start + _CHUNK]
-                    some = db.execute(f"{_SELECT} WHERE rows.seq IN ({', '.join('?' * len(part))})", part.tolist())
+                    some = db.execute(f"{SELECT} WHERE rows.seq IN ({', '.join('?' * len(part))})", part.tolist())
                     rows = {values[0]: values for values in some.fetchall()}
                     yield from (read_row(segment.worker, rows[seq][:-1], rows[seq][-1]) for seq in part)
         except HistoryError:
@@ -248,7 +248,7 @@ def _hold(segment: Segment, marked: Marked, known: Head, db: sqlite3.Connection)
     """Hold the rows of a segment to its chain."""
     head, sums = segment.before, EMPTY
     while head.seq < segment.head.seq:
-        some = db.execute(f"{_SELECT} WHERE rows.seq > ? ORDER BY rows.seq LIMIT {_CHUNK}", (head.seq,)).fetchall()
+        some = db.execute(f"{SELECT} WHERE rows.seq > ? ORDER BY rows.seq LIMIT {_CHUNK}", (head.seq,)).fetchall()
         for *values, erased in some:
             head, sums = _step(segment, head, sums, tuple(values), erased, marked)
             if head.seq == known.seq and head.link != known.link:
