@@ -64,7 +64,11 @@ def erase(manifest: Path, principal: str, yes: bool) -> None:
     _check_principal(record, principal)
     if not yes:
         click.confirm(f"Erase everything that {principal} asked and received?", abort=True)
-    click.echo(f"{record.erase(principal):,} exchanges of {principal} are erased")
+    from understudy.gateway.states import forget
+
+    erased = record.erase(principal)
+    forget(record.folder.parent, principal)
+    click.echo(f"{erased:,} exchanges of {principal} are erased")
 
 
 @history.command()

@@ -65,11 +65,14 @@ def confirm(manifest: Path, response_id: str, by: str, reason: str) -> None:
 @_BY
 @_REASON
 @click.option("--quiet", metavar="30d", help="How long the same step may not act again (default: its cool_down).")
+@click.option(
+    "--known", is_flag=True, help="This customer works like that: hold it also against its own first queries."
+)
 @click.pass_obj
-def revoke(manifest: Path, response_id: str, by: str, reason: str, quiet: str | None) -> None:
+def revoke(manifest: Path, response_id: str, by: str, reason: str, quiet: str | None, known: bool) -> None:
     """End the response ID now. The account's evidence is set aside: an alarm takes new behaviour."""
     with _open(manifest) as book:
-        after = book.revoke(response_id, by, reason, _length(quiet))
+        after = book.revoke(response_id, by, reason, _length(quiet), known)
     click.echo(f"{after.whom} {after.name}: {after.do} is ended")
 
 

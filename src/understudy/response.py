@@ -33,12 +33,15 @@ class Seen(NamedTuple):
 
 
 class Act(NamedTuple):
-    """What a named human did, and why. `quiet`: seconds for which the step shall not act again, instead of its own."""
+    """What a named human did, and why. `quiet`: seconds for which the step shall not act again, instead of its own;
+    `known`: this is how this customer works, so it is from now on also held against its own first queries.
+    """
 
     at: float
     by: str
     reason: str
     quiet: float | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,14 @@ def confirm(response: Response, by: str, reason: str, now: float) -> Response:
     return replace(response, confirmed=Act(now, by, reason))
 
 
-def revoke(response: Response, by: str, reason: str, now: float, quiet: float | None = None) -> Response:
+def revoke(
+    response: Response, by: str, reason: str, now: float, quiet: float | None = None, known: bool = False
+) -> Response:
     """A response that a named human has ended. Raises UsageError where it has ended already."""
     _named(by, reason)
     if (state := response.state(now)) in ("over", "revoked"):
         raise UsageError(f"{response.id} is {state} already")
-    return replace(response, revoked=Act(now, by, reason, quiet))
+    return replace(response, revoked=Act(now, by, reason, quiet, known))
 
 
 def _named(by: str, reason: str) -> None:
@@ -176,7 +181,9 @@ def merge(one: Response, other: Response) -> Response:
 
 
 def _first(one: Act | None, other: Act | None) -> Act | None:
-    return min((act for act in (one, other) if act), key=lambda a: (a[:3], a[3] or 0.0, a[3] is None), default=None)
+    return min(
+        (act for act in (one, other) if act), key=lambda a: (a[:3], a[3] or 0.0, a[3] is None, a[4]), default=None
+    )
 
 
 def terms(held: Sequence[Response], now: float) -> Terms:

@@ -8,10 +8,14 @@ import hmac
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from understudy.errors import UnderstudyError, UsageError
+from understudy.gateway.book import FILE, Book
 from understudy.gateway.keys import Keys
 from understudy.gateway.leases import LeasedLedger
 from understudy.gateway.ledger import Ledger, MappedLedger
@@ -19,6 +23,7 @@ from understudy.gateway.metrics import exposition
 from understudy.gateway.service import Service, compile_service
 from understudy.guard import DAY
 from understudy.history import History
+from understudy.manifest_parts import Duration, Part, seconds
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -73,6 +78,21 @@ def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool], st
 
         return endpoint
 
+    async def decide(request: Request) -> Response:
+        """A named human confirms or ends a response: `{"by": ..., "reason": ..., "quiet": "30d", "known": true}`."""
+        act, id_ = request.path_params["act"], request.path_params["id"]
+        if act not in ("confirm", "revoke"):
+            return JSONResponse({"error": "confirm or revoke"}, 404)
+        try:
+            said = Said.model_validate_json(await request.body())
+            found = await asyncio.to_thread(decided, [compile_service(path) for path in manifests], id_, act, said)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            return JSONResponse({"error": f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"}, 400)
+        except UnderstudyError as error:
+            return JSONResponse({"error": str(error)}, 409)
+        return JSONResponse(found) if found else JSONResponse({"error": f"no response {id_!r}"}, 404)
+
     routes = [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -81,6 +101,8 @@ def admin_app(manifests: Sequence[Path], key: str, ready: Callable[[], bool], st
         Route("/principals", answer(lambda service, request: principals(service, state))),
         Route("/spend", answer(spend)),
         Route("/decisions", answer(decisions)),
+        Route("/responses", answer(responses)),
+        Route("/responses/{id}/{act}", decide, methods=["POST"]),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Locked)])
 
@@ -153,6 +175,42 @@ def decisions(service: Service, request: Request) -> Any:
         }
         for row in History(service.folder / "history").recent(min(limit, 1000), wanted)
     ]  # fmt: skip
+
+
+class Said(Part):
+    """What a human decides, and why."""
+
+    by: str
+    reason: str
+    quiet: Duration | None = None
+    known: bool = False
+
+
+def responses(service: Service, request: Request) -> Any:
+    """Responses in force and proposed (`?all=1`: those that have ended, too), with every act on record."""
+    path, now, everything = service.folder / FILE, time.time(), bool(request.query_params.get("all"))
+    if not path.exists():
+        return []
+    with Book(path) as book:
+        held = [r for r in book.all() if everything or r.state(now) in ("active", "proposed")]
+        return [{**asdict(r), "id": r.id, "state": r.state(now), "acts": book.acts(r.id)} for r in held]
+
+
+def decided(services: Sequence[Service], id_: str, act: str, said: Said) -> dict[str, Any] | None:
+    """Confirm or end a response, wherever it is; None where it is nowhere. Raises UsageError where it cannot be."""
+    for service in services:
+        if not (service.folder / FILE).exists():
+            continue
+        with Book(service.folder / FILE) as book:
+            if id_ not in {r.id for r in book.all()}:
+                continue
+            if act == "confirm":
+                after = book.confirm(id_, said.by, said.reason)
+            else:
+                quiet = seconds(said.quiet) if said.quiet else None
+                after = book.revoke(id_, said.by, said.reason, quiet, said.known)
+            return {**asdict(after), "id": after.id, "state": after.state(time.time())}
+    return None
 
 
 def serve_admin(

@@ -96,13 +96,21 @@ class Book:
             self._note(now, id_, "confirmed", by, reason)
         return after
 
-    def revoke(self, id_: str, by: str, reason: str, quiet: float | None = None, now: float | None = None) -> Response:
+    def revoke(
+        self,
+        id_: str,
+        by: str,
+        reason: str,
+        quiet: float | None = None,
+        known: bool = False,
+        now: float | None = None,
+    ) -> Response:
         """End a response. Raises UsageError where it has ended already."""
         now = time.time() if now is None else now
         with self._file.write():
-            after = ladder.revoke(self.get(id_), by, reason, now, quiet)
+            after = ladder.revoke(self.get(id_), by, reason, now, quiet, known)
             self._put(after)
-            self._note(now, id_, "revoked", by, reason)
+            self._note(now, id_, "revoked: a known customer" if known else "revoked", by, reason)
         return after
 
     def merge(self, others: Iterable[Response]) -> list[Response]:

@@ -86,7 +86,7 @@ class LeasedLedger:
             raise MissingExtra("shared allowances need the redis extra: pip install 'understudy[redis]'") from None
         from redis.asyncio.retry import Retry
 
-        self._where = _without_secrets(url)
+        self._where = without_secrets(url)
         self._away, self._lease, self._life, self._timeout, self._clock = away, lease, life, timeout, clock
         self._prefix = "{" + ":".join(filter(None, (prefix, name))) + "}:"  # one slot of a cluster
         self._file = Path(folder) / "shared-state.json"
@@ -385,7 +385,8 @@ def _literally(text: str) -> str:
     return "".join("\\" + c if c in "*?[]\\" else c for c in text)
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
+    """A server's address as logs may show it."""
     try:
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.hostname or ''}:{parts.port or 6379}{parts.path}"

@@ -65,6 +65,50 @@ class Metrics:
             theirs.observe(upstream)
 
 
+class Watched:
+    """What the watcher counts. Lag, loss and failure are visible, never silent."""
+
+    def __init__(self) -> None:
+        from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+        registry = CollectorRegistry() if _multiprocess() is None else REGISTRY
+        one = ("endpoint",)
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = one) -> Counter:
+            return Counter(f"understudy_watch_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"understudy_watch_{name}", text, one, registry=registry, multiprocess_mode="livemostrecent")
+
+        self._exchanges = counter("exchanges", "Exchanges followed.")
+        self._shed = counter("shed", "Exchanges that were removed or damaged before they were followed.")
+        self.alarms = counter("alarms", "Accounts alarmed.")
+        self.responses = counter("responses", "Steps of the ladder taken.", ("endpoint", "do"))
+        self._alerts = counter("alerts", "Alerts by what became of them.", ("endpoint", "outcome"))
+        self._lag = gauge("lag_seconds", "Age of the latest exchange of the last look that found any.")
+        self._behind = gauge("behind", "Exchanges on record that are not followed yet, at least.")
+        self._unsent = gauge("unsent", "Alerts that wait for a sink.")
+
+    @staticmethod
+    @cache
+    def of() -> Watched:
+        """The process's: made once."""
+        return Watched()
+
+    def count(self, endpoint: str, exchanges: int, shed: int, lag: float, behind: int) -> None:
+        """One step of the watcher."""
+        self._exchanges.labels(endpoint).inc(exchanges)
+        self._shed.labels(endpoint).inc(shed)
+        self._lag.labels(endpoint).set(lag)
+        self._behind.labels(endpoint).set(behind)
+
+    def delivered(self, endpoint: str, done: int, failed: int, unsent: int) -> None:
+        """One round of deliveries."""
+        self._alerts.labels(endpoint, "delivered").inc(done)
+        self._alerts.labels(endpoint, "failed").inc(failed)
+        self._unsent.labels(endpoint).set(unsent)
+
+
 @cache
 def metrics() -> Metrics:
     """The process's metrics: made once, since Prometheus refuses a name twice."""

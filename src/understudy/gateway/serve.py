@@ -31,6 +31,7 @@ from understudy.gateway.giveway import give_way
 from understudy.gateway.metrics import forget_worker, log
 from understudy.gateway.service import Service
 from understudy.gateway.upkeep import Upkeep
+from understudy.gateway.watcher import Sidecar
 
 _GRACE = 20.0  # seconds that requests in flight have to end
 _GARBAGE = (10_000, 20, 20)  # a request leaves no cycles; by default it pays for a look for them every few requests
@@ -105,6 +106,7 @@ class _Crew:
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection, float]] = {}
         self._ended, self._asked_to_reload, self._upkeep = threading.Event(), False, Upkeep()
+        self._sidecar = Sidecar(options.manifests, options.state, lambda pid: forget_worker(scratch, pid))
 
     def listen_to_signals(self) -> None:
         """SIGTERM and SIGINT end `watch`, SIGHUP makes it reload."""
@@ -144,6 +146,7 @@ class _Crew:
         """Pass reloads on and restart what dies, until told to stop."""
         while not self._ended.wait(0.2):
             self._upkeep.look(self._services)
+            self._sidecar.look(self._services)
             if self._asked_to_reload:
                 self._asked_to_reload = False
                 self._reload()
@@ -168,6 +171,8 @@ class _Crew:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGHUP)
 
+        self._sidecar.reload()
+
     def stop(self) -> None:
         """Drain every worker; end those that do not."""
         for process, _, _ in self._workers.values():
@@ -180,6 +185,7 @@ class _Crew:
                 process.kill()
                 process.join()
             pipe.close()
+        self._sidecar.stop()  # after the workers, so that it follows their last answers
 
 
 def work(options: Options, listening: socket.socket, index: int, pipe: Connection) -> None:

@@ -1,0 +1,149 @@
+"""What the watcher remembers of every account: `states.sqlite` in the guard folder. States, and how far the history
+has been read, are written together: after a crash both are those of one moment.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from understudy.errors import RecordError
+from understudy.gateway._database import Database
+from understudy.gateway.tally import Tally
+from understudy.history import Place
+from understudy.watch import State, Watch
+
+FILE = "states.sqlite"
+_AT_HAND = 2048  # accounts that are kept in memory, unpacked
+_SCHEMA = """
+CREATE TABLE states(
+  principal TEXT PRIMARY KEY, party TEXT NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX by_party ON states(party);
+CREATE TABLE places(worker TEXT PRIMARY KEY, number INTEGER NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE settled(id TEXT PRIMARY KEY);
+CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL)
+"""
+
+
+class Account(NamedTuple):
+    """One account, followed."""
+
+    state: State
+    tally: Tally
+
+
+class States:
+    """One process at a time: the watcher. `made`: the calibration; another one begins anew. Raises MonitorError."""
+
+    def __init__(self, path: Path, watch: Watch, made: str) -> None:
+        self._file, self._watch = Database(path, _SCHEMA, 1), watch
+        self._held: OrderedDict[str, Account] = OrderedDict()
+        self._dirty: dict[str, Account] = {}
+        self._version = -1
+        if self._fact("calibration") != made:
+            with self._file.write() as db:
+                for table in ("states", "places"):
+                    db.execute(f"DELETE FROM {table}")
+                db.execute("INSERT OR REPLACE INTO facts VALUES('calibration', ?)", (made,))
+        with self._file.damage():
+            self.places = {
+                w: Place(n, s) for w, n, s in self._file.db.execute("SELECT worker, number, seq FROM places")
+            }
+            self.settled = {id_ for (id_,) in self._file.db.execute("SELECT id FROM settled")}
+        self._settling = set[str]()
+
+    def close(self) -> None:
+        """Let go of the file; what was not saved is read from the history again."""
+        self._file.close()
+
+    def get(self, principal: str) -> Account | None:
+        """An account, where it has been seen before."""
+        found = self._held.get(principal)
+        if found is not None:
+            self._held.move_to_end(principal)
+            return found
+        with self._file.damage():
+            row = self._file.db.execute("SELECT tally, state FROM states WHERE principal = ?", (principal,)).fetchone()
+        if row is None:
+            return None
+        try:
+            state = State.from_bytes(row[1], self._watch.calibration.leak)
+        except (RecordError, KeyError, ValueError, TypeError):
+            return None  # damaged, or of another version: the account begins anew
+        return self._keep(principal, Account(state, Tally.from_text(row[0])))
+
+    def put(self, account: Account) -> None:
+        """Remember an account as it is now; on disk with the next `save`."""
+        self._dirty[account.state.principal] = self._keep(account.state.principal, account)
+
+    def settle(self, response: str) -> None:
+        """Remember that the end of a response has been dealt with."""
+        self.settled.add(response)
+        self._settling.add(response)
+
+    def party(self, party: str) -> list[str]:
+        """The accounts of a party that have been seen."""
+        with self._file.damage():
+            rows = self._file.db.execute("SELECT principal FROM states WHERE party = ?", (party,)).fetchall()
+        fresh = {who for who, account in self._dirty.items() if account.tally.party == party}
+        return sorted({who for (who,) in rows} | fresh)
+
+    def accounts(self) -> int:
+        """How many accounts are on disk."""
+        with self._file.damage():
+            return int(self._file.db.execute("SELECT COUNT(*) FROM states").fetchone()[0])
+
+    @property
+    def unsaved(self) -> int:
+        """How many accounts have changed since the last `save`."""
+        return len(self._dirty)
+
+    def save(self, places: Mapping[str, Place]) -> None:
+        """Write what has changed and how far the history has been read, all or nothing."""
+        with self._file.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO states VALUES(?, ?, ?, ?)",
+                (
+                    (who, a.tally.party, a.tally.to_text(), sqlite3.Binary(a.state.to_bytes()))
+                    for who, a in self._dirty.items()
+                ),
+            )
+            db.executemany("INSERT OR REPLACE INTO places VALUES(?, ?, ?)", [(w, *p) for w, p in places.items()])
+            db.executemany("INSERT OR IGNORE INTO settled VALUES(?)", [(id_,) for id_ in self._settling])
+        self.places, self._dirty, self._settling = dict(places), {}, set()
+        while len(self._held) > _AT_HAND:
+            self._held.popitem(last=False)
+
+    def look(self) -> None:
+        """Where somebody else wrote (an erasure), what was read before counts no more."""
+        with self._file.damage():
+            before, self._version = self._version, self._file.pragma("data_version")
+        if before != self._version:
+            self._held = OrderedDict(self._dirty)
+
+    def _fact(self, name: str) -> str | None:
+        with self._file.damage():
+            row = self._file.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _keep(self, principal: str, account: Account) -> Account:
+        self._held[principal] = account
+        self._held.move_to_end(principal)
+        return account
+
+
+def forget(folder: Path, principal: str) -> None:
+    """Remove what the watcher keeps of one account, its latest queries among it; a running one notices."""
+    if (folder / FILE).exists():
+        file = Database(folder / FILE, _SCHEMA, 1)
+        try:
+            file.db.execute("PRAGMA secure_delete = ON")
+            with file.write() as db:
+                db.execute("DELETE FROM states WHERE principal = ?", (principal,))
+            with file.damage():
+                file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            file.close()

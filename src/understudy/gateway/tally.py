@@ -1,0 +1,112 @@
+"""What an alert says of an account beside its rank: how much it asked, from where, with what, and what of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from understudy.alerts import InputStatistics, Volumes, moment
+from understudy.history import Row
+from understudy.types import Floats
+
+_NAMES, _HOURS, _COORDINATES = 8, 25, 64
+_HOUR = 3600
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums of one account; a few kilobytes, whatever it asks. `leak`: (value, queries it was read at), its own and its
+    party's.
+    """
+
+    party: str
+    tier: str = ""
+    route: str = ""
+    version: str = ""
+    queries: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    networks: dict[str, int] = field(default_factory=dict)
+    clients: dict[str, int] = field(default_factory=dict)
+    hours: dict[int, int] = field(default_factory=dict)
+    seen: int = 0
+    total: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+    leak: float | None = None
+    leak_read: int = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Count exchanges, in time order."""
+        self.first = self.first or rows[0].at
+        for row in rows:
+            self.queries += row.rows
+            hour = int(row.at // _HOUR)
+            self.hours[hour] = self.hours.get(hour, 0) + row.rows
+            for names, key in ((self.networks, "network"), (self.clients, "client")):
+                if name := str(row.context.get(key, "")):
+                    names[name] = names.get(name, 0) + 1
+        last = rows[-1]
+        self.tier, self.route, self.version, self.last = last.tier, last.route, last.version, max(self.last, last.at)
+        self.networks, self.clients = _most(self.networks), _most(self.clients)
+        self.hours = {hour: n for hour, n in self.hours.items() if hour > int(self.last // _HOUR) - _HOURS}
+
+    def measure(self, inputs: Floats) -> None:
+        """Add inputs (n, d) to the sums of the first 64 coordinates."""
+        x = np.nan_to_num(np.asarray(inputs, np.float64)[:, :_COORDINATES])
+        total, squares = x.sum(0), (x * x).sum(0)
+        self.total = (total + self.total if self.total else total).tolist()
+        self.squares = (squares + self.squares if self.squares else squares).tolist()
+        self.seen += len(x)
+
+    def volumes(self, now: float, party_queries: int | None) -> Volumes:
+        """How much was asked."""
+        hour = int(now // _HOUR)
+        return Volumes(
+            queries=self.queries,
+            queries_last_hour=sum(n for h, n in self.hours.items() if h >= hour - 1),
+            queries_last_day=sum(self.hours.values()),
+            party_queries=party_queries,
+            since=moment(self.first),
+            until=moment(self.last),
+        )
+
+    def statistics(
+        self, kept: Literal["whole", "sketch", "hash", "none"], quality: Mapping[str, float]
+    ) -> InputStatistics:
+        """What the inputs add up to."""
+        if not self.seen:
+            return InputStatistics(kept=kept)
+        mean = np.array(self.total) / self.seen
+        spread = np.sqrt(np.maximum(np.array(self.squares) / self.seen - mean**2, 0))
+        return InputStatistics(
+            kept=kept,
+            seen=self.seen,
+            repeats=quality.get("repeats"),
+            out_of_range=quality.get("out_of_range"),
+            mean=mean.tolist(),
+            spread=spread.tolist(),
+        )
+
+    def most(self) -> tuple[list[str], list[str]]:
+        """Addresses and clients, the most frequent first."""
+        return [n for n, _ in Counter(self.networks).most_common()], [n for n, _ in Counter(self.clients).most_common()]
+
+    def to_text(self) -> str:
+        """The tally as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Tally:
+        """The inverse of `to_text`."""
+        body: dict[str, Any] = json.loads(text)
+        body["hours"] = {int(hour): n for hour, n in body["hours"].items()}
+        return cls(**body)
+
+
+def _most(names: dict[str, int]) -> dict[str, int]:
+    return dict(Counter(names).most_common(_NAMES)) if len(names) > _NAMES else names
