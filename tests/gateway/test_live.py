@@ -287,7 +287,9 @@ def test_a_leak_budget_caps_what_a_party_receives_and_accuses_nobody(tmp_path: P
         house.ask("small-1", customers_rows(3))
         wait_for(lambda: [house.ask(f"busy-{i}", customers_rows(20)) for i in (1, 2)] == [["predict"], ["predict"]], 30)
         assert house.ask("small-1", customers_rows(1)) == BOTH
-        alerts = [json.loads(line) for line in (house.folder / "alerts.jsonl").read_text().splitlines()]
+        path = house.folder / "alerts.jsonl"
+        wait_for(path.exists, 10)
+        alerts = [json.loads(line) for line in path.read_text().splitlines()]
         assert [(a["kind"], a["party"]) for a in alerts] == [("leak", "key:busy")]
         assert alerts[0]["leak"]["budget"] == 0.6
         assert alerts[0]["alarmed_at"] is None

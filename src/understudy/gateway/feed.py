@@ -79,7 +79,9 @@ class Feed:
 
     def step(self, now: float) -> Done:
         """Deal with what is new, once."""
-        self._look(now)
+        self.states.look()
+        if self.book.changed():
+            self.read_book(now)
         self._settle(now)
         if not self.history.is_dir():
             return Done()
@@ -207,16 +209,14 @@ class Feed:
 
     # what has ended
 
-    def _look(self, now: float) -> None:
+    def read_book(self, now: float) -> None:
         """Take notice of what operators and other machines did."""
-        self.states.look()
-        if self.book.changed():
-            self._held, self._ending = {}, {}
-            for response in self.book.all():
-                if now < response.again:
-                    self._held.setdefault((response.whom, response.name), []).append(response)
-                if response.id not in self.states.settled:
-                    self._ending[response.id] = response
+        self._held, self._ending = {}, {}
+        for response in self.book.all():
+            if now < response.again:
+                self._held.setdefault((response.whom, response.name), []).append(response)
+            if response.id not in self.states.settled:
+                self._ending[response.id] = response
 
     def _settle(self, now: float) -> None:
         """Where nothing is in force any more, an account's evidence is set aside: an alarm takes new behaviour."""

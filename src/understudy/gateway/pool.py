@@ -38,7 +38,8 @@ class Pool:
         self._due = now + _EVERY
         try:
             theirs = {id_: unpack(text) for id_, text in self._redis.hgetall(self._key).items()}
-            changed = book.merge([r for r in theirs.values() if self._given.get(r.id) != r])
+            news = [response for response in theirs.values() if self._given.get(response.id) != response]
+            changed = book.merge(news) if news else []
             mine = {response.id: response for response in book.open(now - _KEPT)}
             fresh = {id_: pack(response) for id_, response in mine.items() if theirs.get(id_) != response}
             if fresh:

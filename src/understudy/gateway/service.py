@@ -121,10 +121,17 @@ def _blank(exposure: Exposure) -> Answers:
 
 
 def monitor_warnings(manifest: Manifest, guard: GuardPart) -> list[str]:
-    """What the way inputs are kept takes from the monitor."""
+    """What the monitor section cannot do as things are: by what is kept of inputs, by what tiers may ask."""
     if manifest.monitor is None:
         return []
-    return [f"guard.logging.inputs is {guard.logging.inputs}: monitor: {text}" for text in BLIND[guard.logging.inputs]]
+    found = [f"guard.logging.inputs is {guard.logging.inputs}: monitor: {text}" for text in BLIND[guard.logging.inputs]]
+    free = [tier.id for tier in manifest.tiers if not any((tier.limits.per_minute, tier.limits.per_day))]
+    for i, step in enumerate(manifest.monitor.response):
+        for name in free:
+            if step.do == "throttle" and (step.tiers is None or name in step.tiers):
+                step_name = manifest.monitor.name(i)
+                found.append(f"monitor: {step_name} slows tier {name} only over 30 days: it has no shorter limits")
+    return found
 
 
 def allowance(limits: Limits) -> Allowance:

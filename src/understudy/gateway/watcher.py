@@ -60,8 +60,8 @@ class Lookout:
             if self._feed is None:
                 return False
             done = self._feed.step(now)
-            if self._pool is not None:
-                self._pool.share(self._feed.book, now)
+            if self._pool is not None and self._pool.share(self._feed.book, now):
+                self._feed.read_book(now)
         except UnderstudyError as error:
             self._failed(str(error), now)
             return False
@@ -103,6 +103,13 @@ class Lookout:
         )  # fmt: skip
         if calibration.model not in ("", self.service.manifest.model.version):
             log().warning("the calibration is of another version of the model", endpoint=self.service.id)
+        least = 1 / (calibration.accounts + 1)
+        for i, step in enumerate(self._monitor.response):
+            if step.when.p_value is not None and step.when.p_value < least:
+                log().warning(
+                    "a step of the ladder can never act: too few benign accounts for its p_value",
+                    endpoint=self.service.id, step=self._monitor.name(i), least=least,
+                )  # fmt: skip
         if calibration.threshold is None:
             log().warning("too few benign accounts for this level: no alarm is raised", endpoint=self.service.id)
 
