@@ -336,3 +336,23 @@ def test_a_scale_knows_grids_heavy_tails_and_ranges() -> None:
     assert scale.outside(np.array([[4, 0, 1.0], [99, 0, 1.0], [4, np.nan, 1.0]])).tolist() == [False, True, True]
     with pytest.raises(InputError, match="too few"):
         Scale.fit(x[:5])
+
+
+def test_new_benign_accounts_are_ranked_like_those_of_the_calibration() -> None:
+    """Scores that come as fractions tie exactly: one read more finely than its references would look like a record."""
+    rng = np.random.default_rng(12)
+    mixed, weights = rng.normal(size=(20, 20)) / np.sqrt(20), rng.normal(size=20)
+
+    def one(i: int) -> Queries:
+        x = np.round(rng.normal(size=(LIFE, 20)) @ mixed + rng.integers(0, 3, (LIFE, 1)), 3)
+        p = np.round(1 / (1 + np.exp(-x @ weights)), 4)
+        answers = Answers({Signal.PROBABILITIES: np.column_stack([1 - p, p])}, 2)
+        return Queries(f"k{i}", f"k{i}", 1e9 + np.arange(LIFE, dtype=float), x, answers)
+
+    owned = Queries.concat([one(0) for _ in range(10)])
+    assert owned.inputs is not None
+    learnt = calibrate(owned.inputs, owned.answers, [[one(i)] for i in range(200)], rng, level=0.01, horizon=LIFE)
+    watch = Watch(learnt)
+    p = np.array([watch.standing(watch.advance(watch.fresh(f"k{i}", ""), one(i))).p_value for i in range(150)])
+    assert (p <= 0.1).sum() <= 28  # 15 are expected; 29 or more in one run of 1,500
+    assert 0.4 < p.mean() < 0.6
