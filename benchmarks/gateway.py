@@ -88,7 +88,7 @@ def table(rates: Rates) -> None:
         nginx = rates["nginx proxy_pass", workers, size]
         share = median(mine.per_second / theirs.per_second * 100 for mine, theirs in zip(found, nginx, strict=True))
         cost = median(mine.cpu_us / theirs.cpu_us for mine, theirs in zip(found, nginx, strict=True))
-        lite = rates.get(("LiteLLM", 1, size))
+        lite = rates.get(("LiteLLM", workers, size))
         less = median(theirs.cpu_us / mine.cpu_us for mine, theirs in zip(found, lite, strict=True)) if lite else None
         print(
             f"| {name} | {workers} | {size} | {median(f.per_second for f in found):,.0f} | {share:.2f} % "

@@ -99,8 +99,8 @@ def all_stacks(workers: tuple[int, ...], litellm: bool) -> Iterator[list[Stack]]
                 _passthrough(n, upstream, processes),
                 _guard(n, upstream, processes),
             ]
-        if litellm:
-            stacks.append(_litellm(upstream, processes))
+            if litellm:
+                stacks.append(_litellm(n, upstream, processes))
         yield stacks
     finally:
         for process in processes:
@@ -264,8 +264,8 @@ def _key(path: Path) -> str:
     return found[0]
 
 
-def _litellm(upstream: int, processes: list[subprocess.Popen[bytes]]) -> Stack:
-    port, conf = free_port(), WORK / "litellm.yaml"
+def _litellm(workers: int, upstream: int, processes: list[subprocess.Popen[bytes]]) -> Stack:
+    port, conf = free_port(), WORK / f"litellm-{workers}.yaml"
     models = [
         {
             "model_name": _model(size),
@@ -279,15 +279,16 @@ def _litellm(upstream: int, processes: list[subprocess.Popen[bytes]]) -> Stack:
     ]
     conf.write_text(yaml.safe_dump({"model_list": models, "general_settings": {"master_key": "sk-bench"}}))
     command = [BENCH / "litellm/bin/litellm", "--config", conf, "--port", port, "--host", "127.0.0.1"]
+    command += ["--num_workers", workers]
     env = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     path = str(BENCH / "litellm/bin") + ":" + os.environ["PATH"]
-    processes.append(_start("litellm", command, port, 0, 240, PATH=path, **env))
+    processes.append(_start(f"litellm-{workers}", command, port, _core(workers), 240, PATH=path, **env))
     bodies = {}
     for size, n in SIZES.items():
         message = {"role": "user", "content": "x" * (n * 20)}
         bodies[size] = json.dumps({"model": _model(size), "messages": [message], "logprobs": True}).encode()
     paths = dict.fromkeys(SIZES, "/v1/chat/completions")
-    return Stack("LiteLLM", 1, port, processes[-1].pid, paths, bodies, "\n".join(["sk-bench"] * len(SIZES)), 8)
+    return Stack("LiteLLM", workers, port, processes[-1].pid, paths, bodies, "\n".join(["sk-bench"] * len(SIZES)), 8)
 
 
 def _core(workers: int) -> int | None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from understudy.gateway.giveway import give_way
+from understudy.gateway.giveway import give_way, settle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has batch threads")
 
@@ -41,3 +41,18 @@ def test_other_threads_are_batch_while_the_loop_is_busy_and_ordinary_again_when_
     finally:
         done.set()
         helper.join()
+
+
+def test_workers_are_kept_on_a_core_each_only_where_every_core_has_one() -> None:
+    cores = os.sched_getaffinity(0)
+    placed = []
+    try:
+        settle(0, len(cores) - 1)
+        assert os.sched_getaffinity(0) == cores, "there are cores to spare"
+        for index in range(len(cores) + 1):
+            settle(index, len(cores) + 1)
+            placed.append(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, cores)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert placed == [{core} for core in [*sorted(cores), min(cores)]]

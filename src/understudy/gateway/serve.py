@@ -27,7 +27,7 @@ from pathlib import Path
 
 from understudy.errors import MissingExtra, UnderstudyError, UsageError
 from understudy.gateway.app import Gateway, compile_all
-from understudy.gateway.giveway import give_way
+from understudy.gateway.giveway import give_way, settle
 from understudy.gateway.metrics import forget_worker, log
 from understudy.gateway.service import Service
 from understudy.gateway.upkeep import Upkeep
@@ -199,6 +199,7 @@ def work(options: Options, listening: socket.socket, index: int, pipe: Connectio
             yield  # signals are handled below
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
+    settle(index, options.workers)
     gateway = Gateway(options.manifests, observe=options.observe, state=options.state, worker=str(index))
     config = uvicorn.Config(
         gateway,
