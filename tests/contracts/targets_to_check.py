@@ -14,7 +14,7 @@ import pytest
 from understudy import registry
 from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
-from understudy.testing import linear, network, steps
+from understudy.testing import linear, network, steps, tree
 from understudy.types import Exposure
 
 
@@ -87,6 +87,11 @@ def http_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             serving.join()
 
 
+@contextmanager
+def tree_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield tree()
+
+
 TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Target]]] = {
     "additive-steps": additive_steps_target,
     "callable": callable_target,
@@ -94,10 +99,13 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "linear": linear_target,
     "network": network_target,
     "sklearn": sklearn_target,
+    "tree": tree_target,
 }
 
 #: What attacks on families other than linear models are put to work on, and with how many queries.
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
     "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
+    "path-finding": ([tree(), tree(1, "value", outputs=1)], 900),
+    "tree-labels": ([tree(2, "label"), tree(3)], 1500),
 }

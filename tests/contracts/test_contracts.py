@@ -30,6 +30,7 @@ from understudy.testing import (
     linear,
     network,
     steps,
+    tree,
     victim,
 )
 from understudy.types import IMPLIES, Box, Signal
@@ -136,6 +137,12 @@ def test_target(name: str, law: Law, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("scored", [True, False])
 def test_every_linear_model_is_a_target(link: Any, scored: bool) -> None:
     model = replace(linear(link=link), scored=scored)
+    check_target(model, model.space.sample(16, np.random.default_rng(SEED)), np.random.default_rng(SEED))
+
+
+@pytest.mark.parametrize("signal", ["label", "probabilities", "value"])
+def test_every_tree_is_a_target(signal: str) -> None:
+    model = tree(signal=signal)
     check_target(model, model.space.sample(16, np.random.default_rng(SEED)), np.random.default_rng(SEED))
 
 

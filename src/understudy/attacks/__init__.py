@@ -10,6 +10,8 @@ CATALOG = {
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
     "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
+    "path-finding": "understudy.attacks.path_finding:PathFinding",
     "retraining": "understudy.attacks.retraining:Retraining",
     "stationarity": "understudy.attacks.stationarity:Stationarity",
+    "tree-labels": "understudy.attacks.tree_labels:TreeLabels",
 }

@@ -10,4 +10,5 @@ CATALOG = {
     "linear": "understudy.targets.linear:LinearTarget",
     "network": "understudy.targets.network:NetworkTarget",
     "sklearn": "understudy.targets.sklearn:SklearnTarget",
+    "tree": "understudy.targets.tree:TreeTarget",
 }

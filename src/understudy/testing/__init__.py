@@ -33,7 +33,7 @@ from understudy.testing.defences import DefenceBench
 from understudy.testing.detectors import DetectorBench
 from understudy.testing.learners import LearnerBench
 from understudy.testing.metrics import MetricBench
-from understudy.testing.models import SpacePool, linear, network, steps, victim
+from understudy.testing.models import SpacePool, linear, network, steps, tree, victim
 from understudy.testing.targets import TargetBench
 from understudy.types import Floats
 
@@ -58,6 +58,7 @@ __all__ = [
     "linear",
     "network",
     "steps",
+    "tree",
     "victim",
 ]
 

@@ -13,7 +13,8 @@ from understudy.protocols import Target
 from understudy.targets.additive_steps import AdditiveStepsTarget, StepLink
 from understudy.targets.linear import LinearTarget, Link
 from understudy.targets.network import Activation, NetworkTarget
-from understudy.types import Box, Exposure, Floats, Signal, Space
+from understudy.targets.tree import TreeTarget
+from understudy.types import Answers, Box, Exposure, Floats, Signal, Space
 from understudy.wrappers import Defended
 
 
@@ -54,6 +55,33 @@ def steps(
     threshold = rng.uniform(-0.9, 0.9, terms).astype(np.float32).astype(np.float64)
     space = Box(-1, 1, (features,))
     return AdditiveStepsTarget(np.arange(terms) % features, threshold, pairs, weights, constant, space, link)
+
+
+def tree(seed: int = 0, signal: str = "probabilities", *, features: int = 4, outputs: int = 3) -> TreeTarget:
+    """A tree of 16 leaves on the box [-1, 1], drawn from `seed`; each leaf answers `signal` in a way of its own.
+
+    Of labels alone there are only `outputs`.
+    """
+    rng, inner, leaves = np.random.default_rng([seed, 23]), 15, 16
+    k, places = inner + leaves, np.arange(inner + leaves)
+    low, high = np.full((k, features), -1.0), np.full((k, features), 1.0)
+    feature, threshold = np.full(k, -1), np.full(k, np.inf)
+    for node in range(inner):
+        f = feature[node] = rng.integers(features)
+        cut = threshold[node] = np.float32(low[node, f] + rng.uniform(0.2, 0.8) * (high[node, f] - low[node, f]))
+        for side, (bound, value) in enumerate([(high, cut), (low, cut)], 2 * node + 1):
+            low[side], high[side] = low[node], high[node]
+            bound[side, f] = value
+    scores = rng.dirichlet(np.ones(outputs), leaves) if signal != "value" else rng.normal(size=(leaves, outputs))
+    answers = Answers({Signal(signal): rng.integers(outputs, size=leaves) if signal == "label" else scores}, outputs)
+    going = np.where(places < inner, places, -1)
+    left, right = np.where(going < 0, -1, 2 * going + 1), np.where(going < 0, -1, 2 * going + 2)
+    none = np.zeros(k, np.bool_)
+    return TreeTarget(
+        *(Box(-1, 1, (features,)), Exposure.of(signal, outputs), answers, feature, threshold, left, right),
+        *(np.where(places < inner, -1, places - inner), none, np.zeros((k, 0), np.bool_)),
+        *(np.zeros(features, np.bool_), np.ones(features, np.bool_)),
+    )
 
 
 def victim(signals: str | Sequence[str], seed: int = 0, *, features: int = 4, outputs: int = 3) -> Target:
