@@ -40,7 +40,8 @@ def lines(path: Path) -> list[Any]:
 def test_a_webhook_that_is_away_holds_nothing_else_up_and_loses_nothing(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/"  # nobody listens there
     sender = Delivery(tmp_path, part(ocsf="o.jsonl", webhook={"url": url, "tries": 3, "timeout_s": 1}))
-    with queued(tmp_path, 2) as book:
+    with queued(tmp_path, 2) as book, Book(tmp_path / FILE) as worker:
+        assert worker.changed()
         assert sender.run(book, 1000.0) == (4, 2)
         assert [a["id"] for a in lines(tmp_path / "alerts.jsonl")] == ["a0", "a1"]
         assert [e["class_uid"] for e in lines(tmp_path / "o.jsonl")] == [2004, 2004]
@@ -50,6 +51,7 @@ def test_a_webhook_that_is_away_holds_nothing_else_up_and_loses_nothing(tmp_path
         assert sender.run(book, 1002.9) == (0, 0)  # the pause has grown
         assert sender.run(book, 1003.0) == (0, 2)
         assert book.unsent() == 0
+        assert not worker.changed()  # deliveries are no news to workers
     assert [a["id"] for a in lines(tmp_path / UNDELIVERED)] == ["a0", "a1"]
 
 

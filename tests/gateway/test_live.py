@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import re
+import signal
 import sqlite3
 import stat
 import threading
@@ -20,6 +22,8 @@ import benign
 import numpy as np
 import pytest
 import urllib3
+import yaml
+from redis_server import BINARY, Server
 
 from running import ROUTES, Guard, add_key, free_port, manifest, start_guard, wait_for
 from understudy.alerts import Alert
@@ -295,3 +299,50 @@ def test_a_leak_budget_caps_what_a_party_receives_and_accuses_nobody(tmp_path: P
         assert alerts[0]["alarmed_at"] is None
     finally:
         assert house.guard.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_killed_watcher_comes_back_and_a_changed_ladder_is_taken_up(tmp_path: Path, model_server: int) -> None:
+    house = House(tmp_path, model_server, response=[])
+    try:
+        house.ask("shop-1", customers_rows(4))
+        wait_for(lambda: (house.folder / "states.sqlite").exists() and house.followed() == 4, 30)
+        supervisor = house.guard.process.pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        os.kill(max(map(int, children)), signal.SIGKILL)  # it is started last
+        house.ask("thief-1", thiefs_rows(8))  # nobody's answer waits for the watcher
+        wait_for(lambda: house.metric("alarms_total") == 1, 40)
+        assert [line for line in house.guard.lines() if line["event"] == "the watcher died and is started again"]
+        assert house.responses() == []
+        body = yaml.safe_load(house.path.read_text())
+        body["monitor"]["response"] = [{"when": {"p_value": 0.01}, "do": "reduce", "to_tier": "public"}]
+        house.path.write_text(yaml.safe_dump(body))
+        os.kill(supervisor, signal.SIGHUP)
+        wait_for(lambda: house.ask("thief-1", thiefs_rows(1)) == ["predict"], 30)
+        assert house.ask("shop-1", customers_rows(1)) == BOTH
+    finally:
+        assert house.guard.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BINARY is None, reason="neither valkey-server nor redis-server is installed")
+def test_who_is_caught_at_one_machine_is_reduced_at_the_other(tmp_path: Path, model_server: int) -> None:
+    folders = {name: tmp_path / name for name in ("redis", "one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+    server = Server(folders["redis"])
+    server.begin()
+    step = {"when": {"p_value": 0.01}, "do": "reduce", "to_tier": "public"}
+    houses = [House(folders[n], model_server, "--state", server.url, response=[step]) for n in ("one", "two")]
+    try:
+        for house in houses:
+            assert house.ask("thief-1", customers_rows(1)) == BOTH
+        houses[0].ask("thief-1", thiefs_rows(8))
+        wait_for(lambda: houses[1].ask("thief-1", customers_rows(1)) == ["predict"], 30)
+        with Book(houses[1].folder / FILE) as book:
+            book.revoke(book.all()[0].id, "Eli", "their test")
+        wait_for(lambda: houses[0].ask("thief-1", customers_rows(1)) == BOTH, 30)
+    finally:
+        for house in houses:
+            house.guard.stop()
+        server.kill()

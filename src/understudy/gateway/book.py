@@ -42,7 +42,7 @@ class Book:
 
     def __init__(self, path: Path, wait_s: float = 5.0) -> None:
         self._file = Database(path, _SCHEMA, 1, wait_s)
-        self._version = -1
+        self._version, self._acts = -1, None
 
     def __enter__(self) -> Book:
         return self
@@ -55,10 +55,13 @@ class Book:
         self._file.close()
 
     def changed(self) -> bool:
-        """Whether anybody else wrote since the last call."""
+        """Whether anybody else put, confirmed or ended a response since the last call; some microseconds."""
         with self._file.damage():
             before, self._version = self._version, self._file.pragma("data_version")
-        return before != self._version
+            if before == self._version:
+                return False
+            acts, self._acts = self._acts, self._file.db.execute("SELECT max(n) FROM acts").fetchone()[0]
+        return before == -1 or acts != self._acts
 
     def all(self) -> list[Response]:
         """Every response, the oldest first."""
@@ -124,6 +127,8 @@ class Book:
                     continue
                 changed.append(after)
                 self._put(after)
+                if mine is None:
+                    self._note(after.since, after.id, "began elsewhere")
                 for word, act in (("confirmed", after.confirmed), ("revoked", after.revoked)):
                     if act is not None and (mine is None or getattr(mine, word) != act):
                         self._note(act.at, after.id, f"{word} elsewhere", act.by, act.reason)
@@ -173,7 +178,7 @@ class Book:
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Response]:
         with self._file.damage():
             rows = self._file.db.execute(f"SELECT body FROM responses {where}", values).fetchall()
-        return sorted((unpack(body) for (body,) in rows), key=lambda r: (r.since, r.id))
+        return sorted((unpack(body) for (body,) in rows), key=lambda r: r.since)
 
 
 def pack(response: Response) -> str:

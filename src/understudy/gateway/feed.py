@@ -7,8 +7,10 @@ that falls behind shows as lag, and one that was away goes on where it stopped.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +24,16 @@ from understudy.gateway.states import FILE as STATES
 from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally
 from understudy.history import Row, read_on
-from understudy.leak import Leak
+from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
 from understudy.response import Response, Seen, due
 from understudy.types import Answers, Floats, digest
 from understudy.watch import Calibration, Queries, Standing, State, Watch
 
 LIMIT = 1024  # exchanges of each worker that are read at once
-SAVE = 5.0  # seconds between saves; what came since is read again after a crash
+SAVE = 5.0  # seconds between saves at the least; what came since is read again after a crash
+_SHARE = 10.0  # times what a save took: a tenth of the time at the most goes into saving
+_MANY = 1024  # changed accounts that are saved before that, to bound memory
 _GROWN = 1.1  # a leak is read again when so many times the queries have been answered: it costs a hundred queries' work
 _FEW = 50
 
@@ -61,10 +65,11 @@ class Feed:
             self.states.close()
             raise
         self._report = Reporter(service, monitor, self.watch.calibration)
-        self._places, self._saved = dict(self.states.places), -math.inf
+        self._places, self._due = dict(self.states.places), -math.inf
         self._held: dict[tuple[str, str], list[Response]] = {}
         self._ending: dict[str, Response] = {}
-        self._leaks: dict[str, tuple[int, float]] = {}
+        self._leaks: dict[str, tuple[int, float | None]] = {}  # of parties: queries then, value
+        self._news: dict[str, int] = {}  # queries since
 
     @property
     def history(self) -> Path:
@@ -94,7 +99,8 @@ class Feed:
                 self._decide(account, now, done)
             done.lag = max(now - rows[-1].at, 0.0)
         moved, self._places = read.places != self._places, read.places
-        if now - self._saved >= SAVE and (moved or self.states.unsaved or self._saved == -math.inf):
+        due = now >= self._due or self.states.unsaved >= _MANY
+        if due and (moved or self.states.unsaved or self._due == -math.inf):
             self._save(now)
         return done
 
@@ -109,6 +115,7 @@ class Feed:
             party = mine[-1].party
             account = self.states.get(principal) or Account(self._fresh(principal, party), Tally(party))
             account.tally.add(mine)
+            self._news[party] = self._news.get(party, 0) + sum(row.rows for row in mine)
             for queries in runs(mine, account.state.segment):
                 if queries.inputs is not None:
                     account.tally.measure(queries.inputs)
@@ -194,18 +201,17 @@ class Feed:
         return max(values, default=None)
 
     def _leak_of_party(self, party: str) -> float | None:
-        members = self.states.party(party)
-        if len(members) < 2:
-            return None
-        sketches = [a.state.sketch for who in members if (a := self.states.get(who)) and a.state.sketch is not None]
-        n, (read, value) = sum(s.n for s in sketches), self._leaks.get(party, (0, 0.0))
-        if n >= max(_FEW, _GROWN * read) and self.watch.calibration.leak is not None:
-            whole = sketches[0]
-            for sketch in sketches[1:]:
-                whole = whole.merge(sketch)
-            value = self.watch.calibration.leak.read(whole).worst.value
-            self._leaks[party] = (n, value)
-        return value if party in self._leaks else None
+        """None where it is one account, or was when it was last looked at."""
+        n, value = self._leaks.get(party, (0, None))
+        if party in self._leaks and self._news.get(party, 0) < max(_FEW, (_GROWN - 1) * n):
+            return value
+        members = (self.states.get(who) for who in self.states.party(party))
+        sketches = [a.state.sketch for a in members if a is not None and a.state.sketch is not None]
+        n, value = sum(s.n for s in sketches), None
+        if len(sketches) > 1 and n >= _FEW and self.watch.calibration.leak is not None:
+            value = self.watch.calibration.leak.read(reduce(LeakSketch.merge, sketches)).worst.value
+        self._leaks[party], self._news[party] = (n, value), 0
+        return value
 
     # what has ended
 
@@ -253,8 +259,9 @@ class Feed:
         self.states.put(account)
 
     def _save(self, now: float) -> None:
+        began = time.monotonic()
         self.states.save(self._places)
-        self._saved = now
+        self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))
 
 
 def runs(rows: Sequence[Row], segment: str | None) -> Iterator[Queries]:

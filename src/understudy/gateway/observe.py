@@ -9,7 +9,18 @@ from understudy.errors import Unauthenticated
 from understudy.gateway.desk import Desk
 from understudy.gateway.identity import Caller
 from understudy.gateway.metrics import log, metrics
-from understudy.gateway.request import Refused, Unusable, caller_of, clamped, headers_of, parse, read_body, understood
+from understudy.gateway.request import (
+    Refused,
+    Unusable,
+    caller_of,
+    clamped,
+    context_of,
+    headers_of,
+    parse,
+    read_body,
+    terms_of,
+    understood,
+)
 from understudy.gateway.upstream import Receive, Reply, Scope, TooSlow, Unreachable, Upstream
 from understudy.guard import release
 from understudy.history import Row
@@ -62,8 +73,11 @@ async def _think(desk: Desk, scope: Scope, body: bytes, reply: Reply) -> None:
     try:
         asked, x = parse(service, body, headers_of(scope))
         if tier is not None:
-            clamped(service, tier, asked)
-            admission = await desk.ledger.admit(desk.holders(caller, tier), len(x))
+            served, holders, order = terms_of(desk, caller)
+            if order is not None and served.grant is not tier.grant:
+                would.append(f"release {served.grant.exposure}, as was ordered ({', '.join(order.terms.why)})")
+            clamped(service, served, asked)
+            admission = await desk.ledger.admit(holders, len(x))
             if not admission.admitted:
                 would.append(f"refuse 429 ({admission.rule})")
             if asked.wider:
@@ -84,6 +98,6 @@ async def _think(desk: Desk, scope: Scope, body: bytes, reply: Reply) -> None:
     log().info("observed", endpoint=service.id, principal=caller.principal, would=would, version=service.version)
     row = Row(
         at, caller.principal, caller.party, caller.tier, service.route, service.version, rule, reply.status,
-        0 if x is None else len(x), x, answers, None, caller.audit, {},
+        0 if x is None else len(x), x, answers, None, caller.audit, context_of(scope, "", None),
     )  # fmt: skip
     await desk.history.append(row)

@@ -17,7 +17,7 @@ from understudy.history import Place
 from understudy.watch import State, Watch
 
 FILE = "states.sqlite"
-_AT_HAND = 2048  # accounts that are kept in memory, unpacked
+_AT_HAND = 512  # accounts that are kept in memory, unpacked
 _SCHEMA = """
 CREATE TABLE states(
   principal TEXT PRIMARY KEY, party TEXT NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
