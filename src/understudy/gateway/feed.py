@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
-from understudy.errors import UsageError
+from understudy.errors import UnderstudyError, UsageError
 from understudy.gateway.book import FILE as BOOK
 from understudy.gateway.book import Book
 from understudy.gateway.reporting import Reporter
@@ -33,6 +34,7 @@ from understudy.watch import Calibration, Queries, Standing, State, Watch
 LIMIT = 1024  # exchanges of each worker that are read at once
 SAVE = 5.0  # seconds between saves at the least; what came since is read again after a crash
 _SHARE = 10.0  # times what a save took: a tenth of the time at the most goes into saving
+_ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 _MANY = 1024  # changed accounts that are saved before that, to bound memory
 _GROWN = 1.1  # a leak is read again when so many times the queries have been answered: it costs a hundred queries' work
 _FEW = 50
@@ -40,7 +42,9 @@ _FEW = 50
 
 @dataclass(slots=True)
 class Done:
-    """What one step did. `lag`: age in seconds of the latest exchange that it dealt with."""
+    """What one step did. `lost`, `damaged`: what retention removed unread, and what could not be followed; `lag`: age
+    in seconds of the latest exchange that it dealt with.
+    """
 
     exchanges: int = 0
     queries: int = 0
@@ -65,6 +69,7 @@ class Feed:
             self.states.close()
             raise
         self._report = Reporter(service, monitor, self.watch.calibration)
+        self._width = len(self.watch.calibration.scorer.scale.centre)
         self._places, self._due = dict(self.states.places), -math.inf
         self._held: dict[tuple[str, str], list[Response]] = {}
         self._ending: dict[str, Response] = {}
@@ -117,6 +122,9 @@ class Feed:
             account.tally.add(mine)
             self._news[party] = self._news.get(party, 0) + sum(row.rows for row in mine)
             for queries in runs(mine, account.state.segment):
+                if queries.inputs is not None and queries.inputs.shape[1] != self._width:
+                    done.damaged += len(queries)  # of another model than the calibration's
+                    continue
                 if queries.inputs is not None:
                     account.tally.measure(queries.inputs)
                 old = int(np.searchsorted(queries.at, self.watch.calibration.made))
@@ -126,20 +134,24 @@ class Feed:
                 if old < len(queries):
                     batch.append(queries.take(slice(old, None)))
             accounts.append(account)
-        features = self.watch.features(batch) if batch else None
-        self._follow({a.state.principal: a for a in accounts}, batch, features, done)
+        self._follow({a.state.principal: a for a in accounts}, batch, done)
         for account in accounts:
             self.states.put(account)
         return accounts
 
-    def _follow(
-        self, accounts: dict[str, Account], batch: Sequence[Queries], features: Floats | None, done: Done
-    ) -> None:
+    def _follow(self, accounts: dict[str, Account], batch: Sequence[Queries], done: Done) -> None:
+        """What cannot be followed, whatever it is, is counted and passed over: one account must not blind the rest."""
+        features: Floats | None = None
+        with suppress(*_ODD):
+            features = self.watch.features(batch) if batch else None
         start = 0
         for queries in batch:
             state = accounts[queries.principal].state
             before, end = state.alarmed_at, start + len(queries)
-            self.watch.advance(state, queries, None if features is None else features[start:end])
+            try:
+                self.watch.advance(state, queries, None if features is None else features[start:end])
+            except _ODD:
+                done.damaged += len(queries)
             if before is None and state.alarmed_at is not None:
                 done.alarmed.append(queries.principal)
             start = end

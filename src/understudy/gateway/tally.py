@@ -16,6 +16,7 @@ from understudy.types import Floats
 
 _NAMES, _HOURS, _COORDINATES = 8, 25, 64
 _HOUR = 3600
+_LARGE = 1e150  # squares of more are not numbers any more
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class Tally:
 
     def measure(self, inputs: Floats) -> None:
         """Add inputs (n, d) to the sums of the first 64 coordinates."""
-        x = np.nan_to_num(np.asarray(inputs, np.float64)[:, :_COORDINATES])
+        x = np.clip(np.nan_to_num(np.asarray(inputs, np.float64)[:, :_COORDINATES]), -_LARGE, _LARGE)
         total, squares = x.sum(0), (x * x).sum(0)
         self.total = (total + self.total if self.total else total).tolist()
         self.squares = (squares + self.squares if self.squares else squares).tolist()

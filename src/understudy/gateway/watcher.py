@@ -62,7 +62,7 @@ class Lookout:
             done = self._feed.step(now)
             if self._pool is not None and self._pool.share(self._feed.book, now):
                 self._feed.read_book(now)
-        except UnderstudyError as error:
+        except (UnderstudyError, OSError) as error:
             self._failed(str(error), now)
             return False
         self._tell(done)

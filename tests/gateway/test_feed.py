@@ -1,0 +1,195 @@
+"""Following the record in one process: what counts once, what is set aside, what is forgotten, what odd rows do."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import benign
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from running import manifest
+from understudy.cli import main
+from understudy.gateway.feed import Feed
+from understudy.gateway.service import compile_service
+from understudy.history import Row, Writer
+from understudy.manifest import Logging
+from understudy.types import Answers, Signal
+
+DAY = 86_400.0
+LADDER = [
+    {"when": {"p_value": 0.01}, "do": "reduce", "to_tier": "public", "expires": "1h", "cool_down": "1h"},
+    {"when": {"leak_budget": True}, "do": "reduce", "to_tier": "public", "whom": "party", "expires": "1h"},
+]
+
+
+class Desk:
+    """A history that is written to, and the feed that follows it. The clock is the test's."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        monitor = {"response": LADDER, "leak_budget": {"standard": 0.98}, **changes.pop("monitor", {})}
+        self.path = manifest(folder, 9, monitor=monitor, **changes)
+        self.service = compile_service(self.path)
+        self.inputs = self.service.guard.logging.inputs
+        self.rng, self.now = np.random.default_rng(7), 1000.0
+        self.feed: Feed | None = None
+
+    def open(self, blob: bytes | None = None) -> Feed:
+        assert self.service.manifest.monitor is not None
+        self.feed = Feed(self.service, self.service.manifest.monitor, blob or benign.calibration())
+        return self.feed
+
+    def rows(self, who: str, x: Any, answers: Answers | None = None, audit: bool = False) -> Row:
+        self.now += 1.0
+        released, margin = benign.answers(x) if answers is None else (answers, None)
+        party = who.split("-")[0]
+        return Row(
+            self.now, f"key:{who}", f"key:{party}", "standard", "/", "v", "within", 200, len(x), x, released,
+            margin, audit, {"network": "192.0.2.1", "client": "test"},
+        )  # fmt: skip
+
+    def write(self, *rows: Row) -> None:
+        async def keep() -> None:
+            writer = Writer(self.service.folder / "history", "0", self.inputs)
+            for row in rows:
+                await writer.append(row)
+            writer.close()
+
+        self.service.folder.mkdir(parents=True, exist_ok=True)
+        asyncio.run(keep())
+
+    def shop(self, who: str, n: int) -> Row:
+        return self.rows(who, benign.digits()[self.rng.choice(len(benign.digits()), n)])
+
+    def thief(self, who: str, n: int) -> Row:
+        return self.rows(who, self.rng.uniform(0, 1, (n, 64)))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    if made.feed is not None:
+        made.feed.close(made.now)
+
+
+def test_short_of_an_alarm_no_p_value_counts(desk: Desk) -> None:
+    feed = desk.open()
+    desk.write(desk.shop("shop-1", 10), desk.thief("thief-1", 1))
+    assert feed.step(desk.now).made == []
+    desk.write(desk.thief("thief-1", 6), desk.rows("audit-1", desk.rng.uniform(0, 1, (20, 64)), audit=True))
+    done = feed.step(desk.now)
+    assert [r.name for r in done.made] == ["key:thief-1"]
+    assert done.alarmed == ["key:thief-1"]
+    assert feed.states.get("key:audit-1") is None
+    desk.write(desk.thief("thief-1", 6))
+    assert feed.step(desk.now).made == []  # in force already
+
+
+def test_evidence_is_set_aside_at_the_end_and_new_behaviour_is_new_evidence(desk: Desk) -> None:
+    feed = desk.open()
+    desk.write(desk.thief("thief-1", 6))
+    first = feed.step(desk.now).made
+    desk.now += 2.5 * 3600
+    desk.write(desk.shop("thief-1", 6))
+    assert feed.step(desk.now).made == []
+    account = feed.states.get("key:thief-1")
+    assert account is not None
+    assert account.state.alarmed_at is None
+    assert account.state.n == account.tally.queries == 12  # what it asked and could have learned still counts
+    assert account.state.sketch is not None
+    assert account.state.sketch.n == 12
+    desk.write(desk.thief("thief-1", 6))
+    again = feed.step(desk.now).made
+    assert [r.step for r in again] == [r.step for r in first]
+    assert again[0].id != first[0].id
+
+
+def test_a_customer_that_a_human_knows_is_held_against_itself(desk: Desk) -> None:
+    feed = desk.open()
+    odd = np.clip(benign.digits()[:160] + 0.4, 0, 1)  # the same digits in other light, as this customer's camera has it
+    desk.write(desk.rows("shop-1", odd))
+    made = feed.step(desk.now).made
+    assert [r.do for r in made] == ["reduce"]
+    feed.book.revoke(made[0].id, "Eli", "their camera", known=True, now=desk.now)
+    feed.read_book(desk.now)
+    desk.now += 2 * 3600
+    desk.write(desk.rows("shop-1", np.clip(benign.digits()[160:320] + 0.4, 0, 1)))
+    assert feed.step(desk.now).made == []
+    account = feed.states.get("key:shop-1")
+    assert account is not None
+    assert [(a["by"], a["n"]) for a in account.state.approvals] == [("Eli", 160)]
+
+
+def test_a_party_is_judged_by_what_its_accounts_hold_together(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, monitor={"leak_budget": {"standard": 0.92}, "response": LADDER[1:]})
+    feed = desk.open()
+    made = []
+    for _ in range(6):
+        desk.write(*(desk.shop(f"ring-{i}", 10) for i in range(6)), desk.shop("alone-1", 10))
+        made += feed.step(desk.now).made
+    feed.close(desk.now)
+    assert [(r.whom, r.name) for r in made] == [("party", "key:ring")]
+
+
+def test_another_calibration_begins_anew_and_counts_what_was_received(desk: Desk) -> None:
+    feed = desk.open()
+    desk.write(desk.thief("thief-1", 3), desk.shop("shop-1", 20))
+    feed.step(desk.now)
+    feed.close(desk.now)
+    feed = desk.open(benign.calibration(made=desk.now + 0.5))
+    desk.write(desk.shop("shop-1", 5))
+    done = feed.step(desk.now)
+    assert done.exchanges == 3
+    account = feed.states.get("key:shop-1")
+    assert account is not None
+    assert account.state.sketch is not None
+    assert (account.state.n, account.state.sketch.n) == (5, 25)
+
+
+def test_what_is_erased_is_not_kept_by_the_watcher(desk: Desk) -> None:
+    feed = desk.open()
+    desk.write(desk.shop("shop-1", 20), desk.shop("shop-2", 20))
+    feed.step(desk.now)
+    feed.close(desk.now)
+    feed = desk.open()
+    assert feed.states.get("key:shop-1") is not None  # at hand
+    done = CliRunner().invoke(main, ["history", str(desk.path), "erase", "key:shop-1", "--yes"])
+    assert done.exit_code == 0, done.output
+    desk.write(desk.shop("shop-2", 1))
+    feed.step(desk.now)
+    assert feed.states.get("key:shop-1") is None
+    feed.close(desk.now)
+    with sqlite3.connect(desk.service.folder / "states.sqlite") as db:
+        assert db.execute("SELECT principal FROM states").fetchall() == [("key:shop-2",)]
+    desk.feed = None
+
+
+def test_one_odd_account_does_not_blind_the_watcher(desk: Desk) -> None:
+    feed = desk.open()
+    two = Answers({Signal.LABEL: np.zeros(4, np.int64)}, 10)
+    desk.write(
+        desk.rows("old-1", np.zeros((4, 3)), two),  # of a model with three inputs
+        desk.rows("old-2", np.full((4, 64), np.nan), two),
+        desk.rows("odd-1", np.full((4, 64), 1e300), two),
+        desk.thief("thief-1", 6),
+    )
+    done = feed.step(desk.now)
+    assert done.exchanges == 4
+    assert done.damaged == 4
+    assert "key:thief-1" in done.alarmed
+
+
+@pytest.mark.parametrize("inputs", ["sketch", "hash", "none"])
+def test_without_inputs_it_follows_what_is_left(tmp_path: Path, inputs: str) -> None:
+    desk = Desk(tmp_path, guard={"logging": Logging(inputs=inputs).model_dump()})  # type: ignore[arg-type]
+    feed = desk.open()
+    desk.write(desk.thief("thief-1", 30))
+    done = feed.step(desk.now)
+    assert (done.queries, done.damaged, done.made) == (30, 0, [])
+    feed.close(desk.now)
