@@ -164,7 +164,9 @@ def by_duckdb(path: Path, kind: str) -> Iterator[tuple[Any, Any, Any]]:
     import duckdb
 
     if kind == "jsonl":
-        types = "principal:'VARCHAR',party:'VARCHAR',at:'DOUBLE',inputs:'DOUBLE[]',probabilities:'DOUBLE[]'"
+        texts, lists = ("principal", "party"), ("inputs", "probabilities")
+        kinds = {**dict.fromkeys(texts, "VARCHAR"), "at": "DOUBLE", **dict.fromkeys(lists, "DOUBLE[]")}
+        types = ", ".join(f"'{name}': '{kind_}'" for name, kind_ in kinds.items())
         source = f"read_json('{path}', format='newline_delimited', columns={{{types}}})"
         columns = '"principal","party","at","inputs","probabilities"'
     else:
@@ -245,7 +247,7 @@ def engines(rows: int) -> None:
     for kind in FORMATS:
         write(rows, kind)
     print(f"\n{rows:,} rows, one thread; CPU as a ratio to the fastest engine of the format, peak memory in MiB.\n")
-    print(heading("", *(f"{kind}: CPU | MiB" for kind in FORMATS)).replace("---|\n", "---|\n"))
+    print(heading("reader", *FORMATS))
     found: dict[tuple[str, str], list[float]] = {}
     for engine in [*ENGINES, "partition"]:
         for kind in FORMATS:
@@ -262,7 +264,7 @@ def engines(rows: int) -> None:
         cells = []
         for kind in FORMATS:
             seconds, memory, _ = found.get((engine, kind), (None, None, None))
-            cells.append("-" if seconds is None else f"{seconds / best[kind]:.1f} | {memory:.0f}")
+            cells.append("-" if seconds is None else f"{seconds / best[kind]:.1f} ({memory:.0f})")
         print(row(engine, *cells))
     slowest = max(found["partition", kind][0] for kind in FORMATS) / rows
     print(f"\nSlowest reader of ours, whole (checks and spill included): {1e6 * slowest:.1f} µs of CPU a row.")
