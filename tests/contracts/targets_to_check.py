@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -105,6 +106,7 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
 #: What attacks on families other than linear models are put to work on, and with how many queries.
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
+    "critical-points": ([network(), replace(network(1), link="identity")], 300),
     "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
     "path-finding": ([tree(), tree(1, "value", outputs=1)], 900),
     "tree-labels": ([tree(2, "label"), tree(3)], 1500),

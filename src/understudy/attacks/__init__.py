@@ -8,6 +8,7 @@ CATALOG = {
     "additive-steps": "understudy.attacks.additive_steps:AdditiveSteps",
     "auto": "understudy.attacks.auto:Auto",
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
+    "critical-points": "understudy.attacks.critical_points:CriticalPoints",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
     "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
     "path-finding": "understudy.attacks.path_finding:PathFinding",

@@ -32,12 +32,14 @@ class NetworkTarget:
     """A network: one (weights (out, in), bias (out,)) per layer, the last one without activation, and a link.
 
     `softmax` answers label, probabilities and logits, of two or more outputs; `identity` answers values (regression).
+    `skip` (outputs, inputs): a linear term from the inputs straight to the scores, where the network has one.
     """
 
     layers: tuple[tuple[Floats, Floats], ...]
     space: Space
     activation: Activation = "relu"
     link: Literal["softmax", "identity"] = "softmax"
+    skip: Floats | None = None
 
     @property
     def outputs(self) -> int:
@@ -51,17 +53,20 @@ class NetworkTarget:
 
     @property
     def parameters(self) -> dict[str, Floats]:
-        """The arrays that make this model, layer by layer from 1: `weights_1` (out, in), `bias_1` (out,), ..."""
+        """This model's arrays, layer by layer from 1: `weights_1` (out, in), `bias_1` (out,), ...; `skip` if any."""
         named = [(("weights", w), ("bias", b)) for w, b in self.layers]
-        return {f"{name}_{i}": array for i, layer in enumerate(named, 1) for name, array in layer}
+        arrays = {f"{name}_{i}": array for i, layer in enumerate(named, 1) for name, array in layer}
+        return arrays if self.skip is None else arrays | {"skip": self.skip}
 
     def scores(self, inputs: Floats) -> Floats:
         """(n, outputs) sums of the last layer."""
-        h, act = inputs.reshape(len(inputs), self.layers[0][0].shape[1]), ACTIVATIONS[self.activation]
+        x, act = inputs.reshape(len(inputs), self.layers[0][0].shape[1]), ACTIVATIONS[self.activation]
+        h = x
         for weights, bias in self.layers[:-1]:
             h = act(h @ weights.T + bias)
         weights, bias = self.layers[-1]
-        return np.asarray(h @ weights.T + bias)
+        z = h @ weights.T + bias
+        return np.asarray(z if self.skip is None else z + x @ self.skip.T)
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """Every signal this model can produce, or those that `ask` names."""
