@@ -170,6 +170,22 @@ def test_what_is_erased_is_not_kept_by_the_watcher(desk: Desk) -> None:
     desk.feed = None
 
 
+def test_retention_holds_for_states_too(desk: Desk) -> None:
+    feed = desk.open()
+    desk.write(desk.shop("shop-1", 5))
+    feed.step(desk.now)
+    feed.close(desk.now)
+    days = desk.service.guard.logging.retention_days
+    desk.now += days * DAY
+    feed = desk.open()
+    desk.write(desk.shop("shop-2", 5))
+    desk.now += 10.0
+    feed.step(desk.now)
+    assert feed.states.accounts() == 1
+    assert feed.states.get("key:shop-1") is None
+    assert feed.states.get("key:shop-2") is not None
+
+
 def test_one_odd_account_does_not_blind_the_watcher(desk: Desk) -> None:
     feed = desk.open()
     two = Answers({Signal.LABEL: np.zeros(4, np.int64)}, 10)

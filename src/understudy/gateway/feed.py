@@ -24,6 +24,7 @@ from understudy.gateway.service import Service
 from understudy.gateway.states import FILE as STATES
 from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally
+from understudy.guard import DAY
 from understudy.history import Row, read_on
 from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
@@ -71,6 +72,7 @@ class Feed:
         self._report = Reporter(service, monitor, self.watch.calibration)
         self._width = len(self.watch.calibration.scorer.scale.centre)
         self._places, self._due = dict(self.states.places), -math.inf
+        self._expires = -math.inf
         self._held: dict[tuple[str, str], list[Response]] = {}
         self._ending: dict[str, Response] = {}
         self._leaks: dict[str, tuple[int, float | None]] = {}  # of parties: queries then, value
@@ -273,6 +275,10 @@ class Feed:
     def _save(self, now: float) -> None:
         began = time.monotonic()
         self.states.save(self._places)
+        if now >= self._expires:
+            self._expires = now + DAY
+            self.states.expire(now - self.service.guard.logging.retention_days * DAY)
+            self._leaks, self._news = {}, {}  # they are read again for those who ask
         self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))
 
 

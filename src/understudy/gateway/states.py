@@ -20,7 +20,8 @@ FILE = "states.sqlite"
 _AT_HAND = 512  # accounts that are kept in memory, unpacked
 _SCHEMA = """
 CREATE TABLE states(
-  principal TEXT PRIMARY KEY, party TEXT NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
+  principal TEXT PRIMARY KEY, party TEXT NOT NULL, last REAL NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL)
+  WITHOUT ROWID;
 CREATE INDEX by_party ON states(party);
 CREATE TABLE places(worker TEXT PRIMARY KEY, number INTEGER NOT NULL, seq INTEGER NOT NULL);
 CREATE TABLE settled(id TEXT PRIMARY KEY);
@@ -39,7 +40,7 @@ class States:
     """One process at a time: the watcher. `made`: the calibration; another one begins anew. Raises MonitorError."""
 
     def __init__(self, path: Path, watch: Watch, made: str) -> None:
-        self._file, self._watch = Database(path, _SCHEMA, 1), watch
+        self._file, self._watch = Database(path, _SCHEMA, 2), watch
         self._held: OrderedDict[str, Account] = OrderedDict()
         self._dirty: dict[str, Account] = {}
         self._version = -1
@@ -105,9 +106,9 @@ class States:
         """Write what has changed and how far the history has been read, all or nothing."""
         with self._file.write() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO states VALUES(?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO states VALUES(?, ?, ?, ?, ?)",
                 (
-                    (who, a.tally.party, a.tally.to_text(), sqlite3.Binary(a.state.to_bytes()))
+                    (who, a.tally.party, a.tally.last, a.tally.to_text(), sqlite3.Binary(a.state.to_bytes()))
                     for who, a in self._dirty.items()
                 ),
             )
@@ -116,6 +117,14 @@ class States:
         self.places, self._dirty, self._settling = dict(places), {}, set()
         while len(self._held) > _AT_HAND:
             self._held.popitem(last=False)
+
+    def expire(self, before: float) -> int:
+        """Remove the accounts that have asked nothing since, as retention removes their exchanges; returns how many."""
+        with self._file.write() as db:
+            gone = db.execute("DELETE FROM states WHERE last < ?", (before,)).rowcount
+        if gone:
+            self._held = OrderedDict(self._dirty)
+        return gone
 
     def look(self) -> None:
         """Where somebody else wrote (an erasure), what was read before counts no more."""
@@ -138,7 +147,7 @@ class States:
 def forget(folder: Path, principal: str) -> None:
     """Remove what the watcher keeps of one account, its latest queries among it; a running one notices."""
     if (folder / FILE).exists():
-        file = Database(folder / FILE, _SCHEMA, 1)
+        file = Database(folder / FILE, _SCHEMA, 2)
         try:
             file.db.execute("PRAGMA secure_delete = ON")
             with file.write() as db:

@@ -162,6 +162,10 @@ def watched(services: Sequence[Service]) -> list[Service]:
 
 def watch(manifests: Sequence[Path], state: str | None, supervisor: int) -> None:
     """Follow every endpoint until SIGTERM, or until the supervisor is gone. SIGHUP reads the manifests again."""
+    from threadpoolctl import threadpool_limits
+
+    os.nice(10)  # answers come first
+    threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ended, reload = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
