@@ -9,6 +9,8 @@ import numpy as np
 from understudy.types import Array, Floats
 from understudy.views import Floats32
 
+_STRIDE = 6  # levels between two looks at who has arrived
+
 
 def flatten(estimators: Any, values: Any) -> dict[str, Array]:
     """Fitted scikit-learn trees as arrays. `values(tree)` gives one number per node.
@@ -48,17 +50,23 @@ def _down(threshold: Floats) -> Floats32:
 def leaves(forest: Any, rows: Floats32) -> Array:
     """(n, trees) index of the node that each row ends in."""
     n, d = rows.shape
-    flat = np.ascontiguousarray(rows).ravel()
-    start = np.arange(n, dtype=np.int32)[:, None] * np.int32(d)
-    node = np.broadcast_to(forest["roots"], (n, len(forest["roots"]))).copy()
-    child = forest["child"].ravel()
-    for _ in range(int(forest["depth"])):
-        right = flat.take(start + forest["feature"].take(node)) > forest["threshold"].take(node)
+    flat, child = np.ascontiguousarray(rows).ravel(), forest["child"].ravel()
+    feature, threshold = forest["feature"], forest["threshold"]
+    found = np.tile(forest["roots"], n)
+    start = np.repeat(np.arange(n, dtype=np.int32) * np.int32(d), len(forest["roots"]))
+    walking, node = np.arange(len(found)), found
+    for step in range(int(forest["depth"])):
+        if step % _STRIDE == _STRIDE - 1:  # those that have arrived are put aside
+            found[walking] = node
+            going = np.flatnonzero(threshold.take(node) < np.inf)
+            walking, node, start = walking[going], node[going], start[going]
+        right = flat.take(start + feature.take(node)) > threshold.take(node)
         node = child.take(2 * node + right)
-    return node
+    found[walking] = node
+    return found.reshape(n, -1)
 
 
-def mean_value(forest: Any, rows: Floats32, chunk: int = 128) -> Floats:
+def mean_value(forest: Any, rows: Floats32, chunk: int = 512) -> Floats:
     """(n,) mean over the trees of the value of the leaf that a row ends in."""
     found = np.empty(len(rows))
     for i in range(0, len(rows), chunk):

@@ -1,7 +1,8 @@
 """What a detector sees: one account's queries on the scale of the reference, and each beside the account's own earlier.
 
 Columns are compared in *own units*, (x - mean) / sd of the reference, float32; distances are taken in *z*, where
-heavy-tailed columns go through signed log1p first and everything is cut at +-8.
+values beyond the reference's range count as its ends (a sentinel is a matter of data quality), heavy-tailed columns go
+through signed log1p, and everything is cut at +-8.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Scale:
 
     def z(self, own: Floats32) -> Floats32:
         """(n, d) for distances."""
-        raw = own * self.spread + self.centre
+        raw = np.clip(own * self.spread + self.centre, self.low, self.high)
         tamed = np.where(self.heavy, np.sign(raw) * np.log1p(np.abs(raw)), raw) if self.heavy.any() else raw
         return np.clip((tamed - self.middle) / self.width, -CUT, CUT).astype(np.float32)
 

@@ -34,7 +34,7 @@ class Structure:
     """
 
     trees: int = 60
-    rows: int = 2000
+    rows: int = 4000
     fitted: Fitted | None = field(default=None, repr=False, compare=False)
 
     bets_on: ClassVar[Literal["fresh", "new"]] = "fresh"

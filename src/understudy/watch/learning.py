@@ -21,7 +21,8 @@ from understudy.watch.scoring import ALARM_SET, Scorer
 from understudy.watch.wealth import Purse, Reference, bets_of, coins, unusual
 
 POOLED = 60  # eligible queries that each account lends to the reference of a score
-NORMALISING = 0.4  # share of the accounts that set the scales
+NORMALISING = 0.4  # share of the accounts that set the scales, up to so many: the others are worth more as ranks
+MOST_NORMALISING = 400
 OWN_RANKING = 100  # accounts from which on a declared segment is ranked by itself
 
 
@@ -68,7 +69,7 @@ def calibrate(
         scaling, ranked = made_up, real
     else:
         order = rng.permutation(len(real))
-        cut = round(NORMALISING * len(real))
+        cut = min(round(NORMALISING * len(real)), MOST_NORMALISING)
         scaling, ranked = [real[i] for i in order[:cut]], [real[i] for i in order[cut:]]
     if not ranked or not any(len(a.labels) >= FIRST_AGE for a in scaling):
         raise UsageError(f"{len(real)} benign accounts are too few, or too young, to calibrate on")

@@ -1,0 +1,202 @@
+"""The monitor on customers who behave like customers: false alarms, detections, leak, cost; peers in the same run.
+
+    python benchmarks/monitor.py --part NAME [--set letters|spam|ticdata] [--seed N]
+
+Parts: false-alarms (one calibration per seed), detection, theft, leak, cost, peers, text; tables prints what has been
+made so far. Each part takes minutes and keeps its figures in .bench/monitor/. Designs were fixed on letters; spam and
+ticdata were run once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from common import heading, one_thread, row, verdict
+from portfolio import CACHE, OUTSIDE, PORTFOLIO, THIEVES, World, behaviours, customer, diluted, queries
+
+SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("forest", 512)}
+ACCOUNTS, TESTED, STREAMS = 2000, 1000, 20
+DILUTIONS, SPLITS = (0, 1, 4, 9), (5, 20, 100)
+LEVEL = 0.01
+
+
+def exact(hits: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval."""
+    from scipy.stats import beta
+
+    low = 0.0 if hits == 0 else float(beta.ppf(0.025, hits, n - hits + 1))
+    return low, 1.0 if hits == n else float(beta.ppf(0.975, hits + 1, n - hits))
+
+
+def world_of(name: str) -> World:
+    return World(name, SETS[name][0])
+
+
+def calibration(world: World, seed: int) -> Any:
+    """2,000 customers of the portfolio: 400 set the scales, 1,600 are ranked."""
+    from understudy.watch import Calibration, calibrate
+
+    kept = CACHE / f"{world.name}-{seed}.calibration"
+    if kept.exists():
+        return Calibration.from_bytes(kept.read_bytes())
+    life, rng = SETS[world.name][1], np.random.default_rng([seed, 1])
+    accounts = []
+    for i, behaviour in enumerate(behaviours(ACCOUNTS, rng)):
+        x = customer(world, "calibration", behaviour, life, rng)
+        accounts.append([queries(world, f"benign-{i}", x, PORTFOLIO[behaviour][1])])
+    reference = world.rows["training"]
+    made = calibrate(reference, world.answers(reference), accounts, rng, level=LEVEL, horizon=life)
+    kept.write_bytes(made.to_bytes())
+    return made
+
+
+def stand(watch: Any, world: World, name: str, x: Any, segment: str | None = None) -> Any:
+    """Where an account stands that asked `x`."""
+    state = watch.fresh(name, name, segment)
+    return watch.standing(watch.advance(state, queries(world, name, x, segment)))
+
+
+def false_alarms(name: str, seed: int) -> Any:
+    """Accounts alarmed, by behaviour: the portfolio's, and two kinds of customer that no calibration has seen."""
+    from understudy.watch import Watch
+
+    world, rng = world_of(name), np.random.default_rng([seed, 2])
+    made = calibration(world, seed)
+    watch, confident = Watch(made), made.ranking.threshold(0, LEVEL, 0.95)
+    found: dict[str, list[list[float]]] = {}
+    kinds = behaviours(TESTED, rng) + [kind for kind in OUTSIDE for _ in range(50)]
+    for i, behaviour in enumerate(kinds):
+        x = customer(world, "test", behaviour, SETS[name][1], rng)
+        segment = PORTFOLIO[behaviour][1] if behaviour in PORTFOLIO else None
+        s = stand(watch, world, f"test-{i}", x, segment)
+        pooled = made.ranking.p_value(np.array([s.z]))
+        # alarmed, p among all, whether the pooled rank alone would have, p <= 0.1 %, alarmed at the confident rank
+        found.setdefault(behaviour, []).append(
+            [s.alarmed_at is not None, s.p_value, pooled <= LEVEL, pooled <= LEVEL / 10, s.z > confident]
+        )
+    return {"accounts": made.accounts, "segments": {n: r.accounts for n, r in made.segments.items()}, "found": found}
+
+
+def detection(name: str, seed: int) -> Any:
+    """Every attack x dilution x split: alarms, and the queries before them."""
+    from understudy.watch import Watch
+
+    world, life = world_of(name), SETS[name][1]
+    watch = Watch(calibration(world, seed))
+    table: dict[str, Any] = {}
+    for attack, (asked, _, _) in THIEVES.items():
+        cells: dict[str, Any] = {}
+        for k in DILUTIONS:
+            runs = []
+            for stream in range(STREAMS):
+                rng = np.random.default_rng([seed, 3, stream])
+                x, theirs = diluted(world, asked(world, life, rng), k, life, rng)
+                s = stand(watch, world, f"{attack}-{k}-{stream}", x)
+                spent = None if s.alarmed_at is None else int(theirs[: s.alarmed_at].sum())
+                runs.append([s.alarmed_at, spent, s.scores[0][0]])
+            cells[f"1:{k}" if k else "pure"] = runs
+        for accounts in SPLITS:
+            runs = []
+            for stream in range(max(1, STREAMS // 5)):
+                rng = np.random.default_rng([seed, 4, stream])
+                x = asked(world, 600, rng)
+                for a in range(accounts):
+                    s = stand(watch, world, f"{attack}-{accounts}-{stream}-{a}", x[a::accounts])
+                    runs.append([s.alarmed_at, s.alarmed_at, s.scores[0][0]])
+            cells[f"split {accounts}"] = runs
+        table[attack] = cells
+    return table
+
+
+PARTS = {"false-alarms": false_alarms, "detection": detection}
+
+
+def kept(part: str, name: str, seed: int) -> Any:
+    path = CACHE / f"{part}-{name}-{seed}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def print_false_alarms(name: str) -> None:
+    runs = [r for seed in range(5) if (r := kept("false-alarms", name, seed))]
+    if not runs:
+        return
+    print(
+        f"\n**{name}**: {len(runs)} calibrations, {runs[0]['accounts']} ranked accounts each, own rankings: "
+        f"{', '.join(f'{s} ({n})' for s, n in runs[0]['segments'].items()) or 'none'}\n"
+    )
+    print(
+        heading(
+            "", "accounts", "alarmed at 1 %", "exact 95 %", "pooled ranks only", "p <= 0.1 %", "95 % confident rank"
+        )
+    )
+    kinds = [*PORTFOLIO, *OUTSIDE]
+    rows = {k: [a for r in runs for a in r["found"].get(k, [])] for k in kinds}
+    inside = [a for k in PORTFOLIO for a in rows[k]]
+    for kind, found in [("portfolio", inside), *rows.items()]:
+        if found:
+            hits = [sum(bool(a[c]) for a in found) for c in (0, 2, 3, 4)]
+            low, high = exact(hits[0], len(found))
+            print(
+                row(
+                    kind + (f" (declared {PORTFOLIO[kind][1]})" if kind in PORTFOLIO and PORTFOLIO[kind][1] else ""),
+                    len(found),
+                    f"{hits[0]} ({100 * hits[0] / len(found):.1f} %)",
+                    f"{100 * low:.1f}-{100 * high:.1f} %",
+                    *hits[1:],
+                )
+            )
+    per = [
+        sum(bool(a[0]) for k in PORTFOLIO for a in r["found"].get(k, []))
+        / sum(len(r["found"].get(k, [])) for k in PORTFOLIO)
+        for r in runs
+    ]
+    print(f"\nper calibration: {', '.join(f'{100 * p:.1f} %' for p in per)}")
+
+
+def print_detection(name: str) -> None:
+    table = kept("detection", name, 0)
+    if not table:
+        return
+    columns = [f"1:{k}" if k else "pure" for k in DILUTIONS] + [f"split {n}" for n in SPLITS]
+    print(f"\n**{name}**: share of accounts alarmed (median queries to the alarm, benign ones included)\n")
+    print(heading("attack", *columns))
+    for attack, cells in table.items():
+        shown = []
+        for column in columns:
+            runs = cells[column]
+            at = [a if a is not None else math.inf for a, *_ in runs]
+            hits = sum(math.isfinite(a) for a in at)
+            middle = statistics.median_low(at)
+            shown.append(
+                f"{100 * hits / len(runs):.0f} % ({middle if math.isfinite(middle) else '-'})" if hits else "0"
+            )
+        print(row(attack, *shown))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--part", default="tables", choices=[*PARTS, "tables"])
+    parser.add_argument("--set", default="letters", choices=SETS)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if given.part == "tables":
+        for name in SETS:
+            print_false_alarms(name)
+            print_detection(name)
+        return
+    start = time.process_time()
+    found = PARTS[given.part](given.set, given.seed)
+    (CACHE / f"{given.part}-{given.set}-{given.seed}.json").write_text(json.dumps(found, default=float))
+    print(f"{given.part}, {given.set}, seed {given.seed}: {time.process_time() - start:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    one_thread()
+    main()
