@@ -17,7 +17,8 @@ import time
 from typing import Any
 
 import numpy as np
-from common import heading, one_thread, row, verdict
+from common import heading, one_thread, row
+
 from portfolio import CACHE, OUTSIDE, PORTFOLIO, THIEVES, World, behaviours, customer, diluted, queries
 
 SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("forest", 512)}

@@ -320,7 +320,7 @@ def test_calibrated_readings_are_those_of_the_substitutes() -> None:
     meter = calibration().leak
     assert meter is not None
     readings = [{"label": 0.1 * i} for i in range(10)]
-    real = np.array([0.05 * i for i in range(10)])
+    real = [{"label": 0.05 * i} for i in range(10)]
     told = meter.calibrated(readings, real, ["a", "b"] * 5)
     assert told.truths["label"].read(0.4) == pytest.approx(0.2)
     assert 0 < told.truths["label"].error < 0.1

@@ -47,6 +47,7 @@ class _Lazy(_Group):
     """Verbs of other modules are imported when they are typed."""
 
     verbs: ClassVar[Mapping[str, str]] = {
+        "calibrate": "understudy.cli_calibrate:calibrate",
         "guard": "understudy.cli_guard:guard",
         "history": "understudy.cli_history:history",
         "keys": "understudy.cli_keys:keys",

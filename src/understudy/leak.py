@@ -123,6 +123,11 @@ class LeakMeter:
         maps["held/labels"] = labels(told)
         return cls(scale, answers.outputs, maps)
 
+    @property
+    def held(self) -> tuple[Floats, Array]:
+        """The hold-out: inputs (n, d) as asked, up to float32, and the model's classes."""
+        return self.arrays["held/inputs"] * self.scale.spread + self.scale.centre, self.arrays["held/labels"]
+
     def sketch(self) -> LeakSketch:
         """An empty sketch of this meter."""
         return LeakSketch(self)
@@ -170,18 +175,23 @@ class LeakMeter:
         real = truth.read(value)
         return Estimate(real, max(0.0, real - 1.645 * truth.error), min(1.0, real + 1.645 * truth.error), n)
 
-    def calibrated(self, readings: Sequence[Mapping[str, float]], real: Floats, families: Sequence[str]) -> Self:
-        """Held against really trained substitutes: raw `readings`, their substitutes' agreement `real` on the hold-out,
-        and the family of queries each came from. The error is that on families left out of the fit, one at a time.
+    def calibrated(
+        self, readings: Sequence[Mapping[str, float]], real: Sequence[Mapping[str, float]], families: Sequence[str]
+    ) -> Self:
+        """Held against really trained substitutes: raw `readings`, what the best substitutes agreed with the model on
+        the hold-out, per bracket, and the family of queries each came from. The error is that on families left out of
+        the fit, one at a time.
         """
         from sklearn.isotonic import IsotonicRegression
 
         truths, family = {}, np.asarray(families)
         for bracket in ("label", "probability"):
-            have = np.array([bracket in r for r in readings], bool)
+            have = np.array([bracket in r and bracket in t for r, t in zip(readings, real, strict=True)], bool)
             if have.sum() < 5 or len(set(family[have])) < 2:
                 continue
-            x, y, kind = np.array([r[bracket] for r in readings if bracket in r]), real[have], family[have]
+            kept = np.flatnonzero(have).tolist()
+            x, y = (np.array([told[i][bracket] for i in kept]) for told in (readings, real))
+            kind = family[have]
             wrong = np.zeros(len(x))
             for name in set(kind):
                 out = kind == name

@@ -82,9 +82,8 @@ class Scorer:
             repeats, edits = repeats + int(repeat.sum()), edits + int((~fresh).sum())
             ring = past.earlier[-WINDOW:]
         outside = int(self.scale.outside(view.inputs).sum())
-        found = found.astype(np.float32).astype(
-            np.float64
-        )  # as references keep them, or a tie would look like a record
+        # as finely as references keep them: a tie would look like a record
+        found = found.astype(np.float32).astype(np.float64)
         return Scored(found, view.labels, ring.copy(), repeats, n - edits, outside)
 
     def _look_back(self, into: Floats, view: View) -> None:

@@ -1,0 +1,191 @@
+"""Learning what benign is from a log: who is left out, what the log can support, and what the leak meter is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.random import Generator
+
+from understudy import registry
+from understudy.detectors.structure import made_up
+from understudy.errors import UsageError
+from understudy.leak import LeakMeter
+from understudy.stats import wilson
+from understudy.types import Answers, Floats, Signal
+from understudy.views import Scale, labels
+from understudy.watch import Calibration, Queries, calibrate
+from understudy.watch.learning import refuse
+
+SIZES = (50, 200, 800)  # queries of the substitutes that the leak meter is held against
+LEARNERS = ("logistic", "boosting")
+_MOST = 5000  # benign accounts that are read; more make no better ranks, only a longer wait
+_CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A calibration and what its owner ought to read. `refused`: why it supports no alarm at its level."""
+
+    calibration: Calibration
+    notes: tuple[str, ...]
+    refused: str | None
+
+
+def learn(
+    reference: Floats,
+    answers: Answers,
+    queries: Iterable[Queries],
+    rng: Generator,
+    *,
+    made: float,
+    model: str,
+    excluded: frozenset[str] = frozenset(),
+    level: float = 0.01,
+    confidence: float | None = None,
+    horizon: int | None = None,
+    epochs: int = 1,
+    leak: bool = True,
+) -> Learnt:
+    """Calibrate on the accounts of a log, account by account in time order.
+
+    `reference` (n, d) and `answers`: the owner's rows and what the model says of them. `excluded`: principals or
+    parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever looks extreme
+    breaks the bound. Accounts of the owner's audits are left out. Raises UsageError where too little is left.
+    """
+    notes = list[str]()
+    accounts, left_out, blind = _accounts(queries, excluded)
+    if left_out:
+        notes.append(f"left out: {left_out} accounts (excluded by name, or the owner's own audits)")
+    if blind:
+        notes.append(f"{blind} accounts have no inputs on record and were left out")
+    if len(accounts) >= _MOST:
+        notes.append(f"the first {_MOST:,} accounts were read; the others were not")
+    meter = None
+    if leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
+        meter = LeakMeter.fit(reference, answers, rng)
+        meter = hold(meter, families(reference, answers, accounts, meter, rng), rng)
+        notes += [
+            f"leak meter, {bracket} bracket: error {truth.error:.3f} against trained substitutes of other families"
+            for bracket, truth in meter.truths.items()
+        ]
+    calibration = calibrate(
+        reference,
+        answers,
+        accounts,
+        rng,
+        level=level,
+        confidence=confidence,
+        horizon=horizon,
+        epochs=epochs,
+        made=made,
+        model=model,
+        leak=meter,
+    )
+    return Learnt(calibration, (*notes, *remarks(calibration)), refuse(calibration))
+
+
+def remarks(calibration: Calibration) -> Iterator[str]:
+    """What the calibration holds for, and for whom it holds least."""
+    sure = "on average over calibrations" if calibration.confidence is None else "for this calibration, 95 % sure"
+    yield (
+        f"{calibration.accounts:,} benign accounts ranked over their first {calibration.horizon:,} queries; "
+        f"{100 * calibration.level:g} % of accounts like these are ever alarmed, {sure}"
+    )
+    for name, ranking in calibration.segments.items():
+        yield f"segment {name!r} is ranked by itself ({ranking.accounts:,} accounts)"
+    worst = calibration.worst_segment()
+    if worst is not None and calibration.threshold is not None:
+        name, over, total = worst
+        share = wilson(over, total)
+        yield f"worst segment: {name!r}, {over} of {total} accounts above the common threshold (up to {share.high:.1%})"
+
+
+def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[list[list[Queries]], int, int]:
+    found, left_out, blind = list[list[Queries]](), 0, 0
+    for principal, parts in groupby(queries, key=lambda q: q.principal):
+        account = [q for q in parts if len(q)]
+        if not account:
+            continue
+        if principal in excluded or account[0].party in excluded or any(q.audit for q in account):
+            left_out += 1
+        elif any(q.inputs is None for q in account):
+            blind += 1
+        else:
+            found.append(account)
+        if len(found) >= _MOST:
+            break
+    return found, left_out, blind
+
+
+# what the leak meter's readings are worth
+
+Family = tuple[Floats, Answers]
+
+
+def families(
+    reference: Floats, answers: Answers, accounts: Sequence[Sequence[Queries]], meter: LeakMeter, rng: Generator
+) -> dict[str, Family]:
+    """Query sets to train substitutes on, by kind: the owner's rows, what the longest accounts asked, made-up rows.
+
+    Made-up rows are answered by the label of the nearest of the owner's rows: the model itself is not asked.
+    """
+    x = np.asarray(reference, np.float64).reshape(len(reference), -1)
+    found: dict[str, Family] = {"owner's rows": (x, answers)}
+    longest = sorted(accounts, key=lambda a: -sum(map(len, a)))[:6]
+    for i, account in enumerate(longest):
+        whole = Queries.concat(account)
+        if whole.inputs is not None and any(s in whole.answers for s in _CLASSES):
+            found[f"account {i}"] = (np.asarray(whole.inputs, np.float64).reshape(len(whole), -1), whole.answers)
+    scale = Scale.fit(x)
+    own = scale.own(x)
+    names = ("shuffled", "partly shuffled", "uniform", "between")
+    for name, rows in zip(names, made_up(own, scale, rng), strict=True):
+        rows = rows[: max(SIZES)]
+        z, known = scale.z(rows), scale.z(own)
+        near = ((z**2).sum(1)[:, None] - 2 * z @ known.T + (known**2).sum(1)).argmin(1)
+        found[name] = (rows * scale.spread + scale.centre, answers.take(near))
+    return found
+
+
+def hold(meter: LeakMeter, asked: Mapping[str, Family], rng: Generator) -> LeakMeter:
+    """The meter held against substitutes really trained on `asked`, in several sizes."""
+    readings, real, kinds = [], [], []
+    for name, (x, answers) in asked.items():
+        order = rng.permutation(len(x))
+        for size in SIZES:
+            rows = order[:size]
+            if size > len(x):
+                continue
+            sketch = meter.sketch()
+            sketch.add(x[rows], answers.take(rows))
+            readings.append(meter.raw(sketch))
+            real.append(substitutes(meter, x[rows], answers.take(rows), rng))
+            kinds.append(name)
+    return meter.calibrated(readings, real, kinds)
+
+
+def substitutes(meter: LeakMeter, x: Floats, answers: Answers, rng: Generator) -> dict[str, float]:
+    """Agreement on the meter's hold-out of the best substitute trained on labels, and on everything that was given."""
+    held, truth = meter.held
+    label_only = Answers({Signal.LABEL: labels(answers)}, answers.outputs)
+    given = {"label": label_only} | ({"probability": answers} if Signal.PROBABILITIES in answers else {})
+    best = dict.fromkeys(given, 0.0)
+    for name in LEARNERS:
+        for bracket, told in given.items():
+            copy = registry.create("learners", name).fit(x, told, rng)
+            agreed = float((copy.query(held).labels() == truth).mean())
+            best[bracket] = max(best[bracket], agreed)
+    if "probability" in best:
+        best["probability"] = max(best.values())
+    return best
+
+
+def read_excluded(text: str) -> frozenset[str]:
+    """Principals or parties, one a line; `#` starts a remark. Raises UsageError where none is named."""
+    names = frozenset(line.partition("#")[0].strip() for line in text.splitlines()) - {""}
+    if not names:
+        raise UsageError("the file of excluded accounts names none")
+    return names
