@@ -113,6 +113,8 @@ PUBLIC = {
     "extract",
     "fidelity",
     "hyperparameters",
+    "importances",
+    "rank_agreement",
     "run_audit",
     "target",
 }

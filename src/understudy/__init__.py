@@ -17,6 +17,7 @@ from understudy.protocols import Extraction, Pool, Target, Verdict
 from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Signal, Space
 
 if TYPE_CHECKING:
+    from understudy.importance import Importances
     from understudy.records import Report
     from understudy.stationarity import Hyperparameters
 
@@ -34,6 +35,8 @@ __all__ = [
     "extract",
     "fidelity",
     "hyperparameters",
+    "importances",
+    "rank_agreement",
     "run_audit",
     "target",
 ]
@@ -122,6 +125,24 @@ def hyperparameters(
     from understudy.stationarity import hyperparameters as solve
 
     return solve(parameters, inputs, truth, objective, scaling, kernel)
+
+
+def importances(target: Target, inputs: ArrayLike, seed: int = 0) -> Importances:
+    """What a model looks at: how far its answers over `inputs` (n, *shape) move when one column is shuffled.
+
+    Asks n (d + 1) questions: nothing where the model is a substitute. `.values` (d,), `.ranking` and `.per_row` (n, d);
+    the same seed shuffles alike for every model. Raises InputError for fewer than two rows.
+    """
+    from understudy.importance import importances as measure
+
+    return measure(target, target.space.check(inputs), np.random.default_rng(seed))
+
+
+def rank_agreement(one: Importances, other: Importances, seed: int = 0) -> Estimate:
+    """Spearman's rank correlation of two models' importances over the same rows, with its 95 % interval (bootstrap)."""
+    from understudy.importance import rank_agreement as compare
+
+    return compare(one, other, np.random.default_rng(seed))
 
 
 def run_audit(

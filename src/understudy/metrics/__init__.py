@@ -3,6 +3,7 @@
 CATALOG = {
     "accuracy": "understudy.metrics.accuracy:Accuracy",
     "fidelity": "understudy.metrics.fidelity:Fidelity",
+    "importance-agreement": "understudy.metrics.importance_agreement:ImportanceAgreement",
     "max-total-variation": "understudy.metrics.total_variation:MaxTotalVariation",
     "parameter-error": "understudy.metrics.parameter_error:ParameterError",
     "regression-error": "understudy.metrics.regression_error:RegressionError",

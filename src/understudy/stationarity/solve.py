@@ -125,7 +125,19 @@ def hyperparameters(
     if not found:
         return Hyperparameters(objective, "none", reason=f"none of {', '.join(wanted)} explains these weights")
     least = max(min(solved.residual for solved in found), 1e-9)
-    return min((s for s in found if s.residual <= 10 * least), key=lambda s: OBJECTIVES.index(s.objective))
+    likely = [solved for solved in found if solved.residual <= 10 * least]
+    best = min(likely, key=lambda solved: (OBJECTIVES.index(solved.objective), solved.residual))
+    return _against(best, [solved for solved in likely if solved.objective == best.objective])
+
+
+def _against(best: Hyperparameters, alike: list[Hyperparameters]) -> Hyperparameters:
+    """The best, and what else it may be: where columns are about as wide as each other, scaling them changes little."""
+    for other in alike:
+        if any(not value * 0.999 < other.values.get(key, value) < value * 1.001 for key, value in best.values.items()):
+            values = ", ".join(f"{key} = {value:.6g}" for key, value in other.values.items())
+            also = f"scaling {other.scaling!r} explains it about as well, with {values}"
+            return replace(best, reason=f"{best.reason}; {also}" if best.reason else also)
+    return best
 
 
 def _fitting(truth: Any) -> tuple[str, ...]:
