@@ -94,7 +94,7 @@ def models() -> Any:
         return lambda value: make_pipeline(StandardScaler(), make(value))
 
     def logistic(solver: str, **options: Any) -> Make:
-        return scaled(lambda C: LogisticRegression(C=C, solver=solver, max_iter=100_000, **options))
+        return scaled(lambda C: LogisticRegression(C=C, solver=solver, max_iter=100_000, random_state=0, **options))
 
     tight = {"tol": 1e-12, "max_iter": 10**6}
     yield (
@@ -159,7 +159,7 @@ def models() -> Any:
             (
                 "hinge (LinearSVC), C = 100",
                 "hinge",
-                scaled(lambda C: LinearSVC(C=C, loss="hinge", tol=1e-8, max_iter=10**7)),
+                scaled(lambda C: LinearSVC(C=C, loss="hinge", tol=1e-8, max_iter=10**7, random_state=0)),
                 (100, 100),
                 1e-6,
             ),

@@ -126,8 +126,10 @@ def hyperparameters(
         return Hyperparameters(objective, "none", reason=f"none of {', '.join(wanted)} explains these weights")
     least = max(min(solved.residual for solved in found), 1e-9)
     likely = [solved for solved in found if solved.residual <= 10 * least]
-    best = min(likely, key=lambda solved: (OBJECTIVES.index(solved.objective), solved.residual))
-    return _against(best, [solved for solved in likely if solved.objective == best.objective])
+    simplest = min(likely, key=lambda solved: OBJECTIVES.index(solved.objective)).objective
+    alike = [solved for solved in likely if solved.objective == simplest]
+    least = max(min(solved.residual for solved in alike), least)
+    return _against(next(solved for solved in alike if solved.residual <= 1.01 * least), alike)
 
 
 def _against(best: Hyperparameters, alike: list[Hyperparameters]) -> Hyperparameters:
