@@ -42,7 +42,6 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "importance-agreement": {
         "a-model-is-closest-to-itself": "another model may rank the columns alike, four of them easily",
         "one-value-per-query": "one value per column",
-        "measures-an-empty-batch": "without rows there is nothing to shuffle",
     },
     "parameter-error": {
         "one-value-per-query": "one value per parameter: it compares what the models are, not what they answer",

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from understudy.errors import InputError, UsageError
+from understudy.errors import UsageError
 from understudy.importance import importances, ranks, telling
 from understudy.protocols import Target
 from understudy.targets.linear import LinearTarget
@@ -39,19 +39,18 @@ class ImportanceAgreement:
     def measure(self, substitute: Target, reference: Target, inputs: Floats) -> Floats:
         """One value per column, shape (d,): 1 - 6 r^2 / (d^2 - 1) for ranks that differ by r; their mean is Spearman's.
 
-        Raises UsageError where the reference can be asked about nothing else and shows no parameters, where the two
-        have no signal in common, and for fewer than two rows or columns.
+        None where there are not two rows to shuffle. Raises UsageError where the reference can be asked about nothing
+        else and shows no parameters, where the two have no signal in common, and for fewer than two columns.
         """
         d = int(np.prod(inputs.shape[1:]))
         reference = _free(reference)
         signal = telling(substitute, reference)
         if signal is None or d < 2:
             raise UsageError("importance-agreement needs two columns, and answers of one kind from both models")
+        if len(inputs) < 2:
+            return np.zeros(0)  # nothing to shuffle
         x = inputs[: max(min(self.rows, _MOST // d), 2)]
-        try:
-            found = [importances(m, x, np.random.default_rng(0), signal).values for m in (reference, substitute)]
-        except InputError as error:
-            raise UsageError(str(error)) from None
+        found = [importances(m, x, np.random.default_rng(0), signal).values for m in (reference, substitute)]
         apart = ranks(found[0]) - ranks(found[1])
         return np.asarray(1 - 6 * apart**2 / (d * d - 1))
 
