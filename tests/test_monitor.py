@@ -19,8 +19,10 @@ import portfolio
 from portfolio import Asked
 from understudy.alerts import Alert
 from understudy.cli import main
+from understudy.gateway.keys import path_of
 from understudy.history import Row
 from understudy.history.chain import DEFAULT, Chain
+from understudy.manifest import load
 from understudy.survey import Survey
 from understudy.types import Answers, Signal
 from understudy.wire.oip import OpenInference
@@ -83,7 +85,11 @@ def found(out: Path) -> tuple[Survey, list[Alert]]:
 @pytest.mark.parametrize("kind", ["history", "kserve"])
 def test_the_copier_is_found_and_nobody_else(tmp_path: Path, kind: str) -> None:
     path, accounts = portfolio.manifest(tmp_path), traffic()
-    log = history(tmp_path / "history", accounts) if kind == "history" else events(tmp_path / "log.jsonl", accounts)
+    seen = {"network": "192.0.2.7", "client": "python-requests/2.32"}
+    if kind == "history":
+        log = history(tmp_path / "history", accounts, context=seen)
+    else:
+        log = events(tmp_path / "log.jsonl", accounts)
     done = monitor(path, log)
     assert done.exit_code == 1, done.output
     survey, alerts = found(tmp_path / "out")
@@ -106,15 +112,20 @@ def test_the_copier_is_found_and_nobody_else(tmp_path: Path, kind: str) -> None:
     assert (alert.leak.probabilities.estimate or 0) > 0.95  # it solved for the model
     assert alert.benign
     assert alert.inputs.mean is not None
+    if kind == "history":
+        assert (alert.networks, alert.clients) == (["192.0.2.7"], ["python-requests/2.32"])
     assert all(reason in done.output.replace("\n", " ") for reason in alert.benign)
     for text in (done.output, (tmp_path / "out" / "monitor.html").read_text()):
         assert not re.search(r"thie|theft|steal|attack|malicious", text)
 
 
 def test_benign_traffic_alone_is_no_alarm(tmp_path: Path) -> None:
+    """The gateway's own history, which need not be named; and a level that is not the calibration's is told."""
     path = portfolio.manifest(tmp_path)
-    done = monitor(path, history(tmp_path / "history", list(portfolio.benign(10, 9))))
+    history(path_of(load(path), path).with_name("history"), list(portfolio.benign(10, 9)))
+    done = monitor(path)
     assert done.exit_code == 0, done.output
+    assert "asks for a level of 1 %, the calibration was made for 0.5 %" in done.output.replace("\n", " ")
     assert found(tmp_path / "out")[1] == []
 
 

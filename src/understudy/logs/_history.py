@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ class Own:
 
     def _aside(self, why: str) -> None:
         self._tally.aside[why] += 1
+
+
+def contexts(folder: Path, principal: str, most: int = 5) -> tuple[list[str], list[str]]:
+    """The addresses an account asked from and its clients, as the gateway saw them, the most frequent first."""
+    networks, clients = Counter[str](), Counter[str]()
+    for kept in History(folder).rows(principal=principal):
+        for names, key in ((networks, "network"), (clients, "client")):
+            if found := kept.row.context.get(key):
+                names[found] += 1
+    return [name for name, _ in networks.most_common(most)], [name for name, _ in clients.most_common(most)]
 
 
 def is_export(metadata: Mapping[bytes, bytes] | None) -> bool:

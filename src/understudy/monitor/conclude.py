@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from understudy.alerts import Leak as LeakRecord
 from understudy.leak import Leak
 from understudy.logs import Tally
 from understudy.manifest import Manifest
+from understudy.manifest_monitor import MonitorPart
 from understudy.monitor.follow import Seen
 from understudy.records import Range
 from understudy.stats import wilson
@@ -162,6 +164,12 @@ def _gaps(
     if calibration.model and calibration.model != manifest.model.version:
         gaps.append(
             f"the calibration is of model version {calibration.model}, this is {manifest.model.version}: calibrate anew"
+        )
+    wanted = (manifest.monitor or MonitorPart()).level
+    if not math.isclose(wanted, calibration.level):
+        gaps.append(
+            f"the manifest asks for a level of {100 * wanted:g} %, the calibration was made for "
+            f"{100 * calibration.level:g} %, which is what holds here"
         )
     if days > _OLD:
         gaps.append(f"the calibration is {days:.0f} days old: what benign accounts do may have changed")

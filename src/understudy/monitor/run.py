@@ -65,8 +65,10 @@ def run(
             found = groups(seen)
             listed = shown(found, options.most)
             leaks = _leaks(pool, calibration, parts, listed, tell)
-    sources = [str(s) for s in ([source] if isinstance(source, str | Path) else source)]
-    return conclude(manifest, calibration, found, listed, leaks, tally, sources, now)
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    survey, alerts = conclude(manifest, calibration, found, listed, leaks, tally, list(map(str, sources)), now)
+    records = [Path(s) for s in sources if "://" not in str(s) and Path(s).is_dir() and any(Path(s).glob("*.sqlite"))]
+    return survey, [_placed(alert, records) for alert in alerts]
 
 
 def load_calibration(manifest: Manifest, folder: Path, given: Path | None) -> Calibration | None:
@@ -76,6 +78,16 @@ def load_calibration(manifest: Manifest, folder: Path, given: Path | None) -> Ca
     """
     path = given or folder / (manifest.monitor or MonitorPart()).calibration
     return Calibration.from_bytes(path.read_bytes()) if path.is_file() else None
+
+
+def _placed(alert: Alert, records: Sequence[Path]) -> Alert:
+    """The alert with the addresses and clients that the gateway's record has of the account."""
+    networks, clients = set[str](), set[str]()
+    for folder in records:
+        some, others = logs.contexts(folder, alert.principal)
+        networks.update(some)
+        clients.update(others)
+    return alert.model_copy(update={"networks": sorted(networks), "clients": sorted(clients)})
 
 
 Pool = ProcessPoolExecutor | None
