@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,35 @@ def test_gaps_and_whole_numbers() -> None:
     assert found.parameters is not None
     assert np.isnan(found.parameters["threshold"]).any()
     assert apart(found, model.predict_proba, "probabilities", x) <= 1e-9
+
+
+def test_a_saved_xgboost_model(tmp_path: Path) -> None:
+    """Float32 answers and inputs: exact to their precision."""
+    xgboost = pytest.importorskip("xgboost")
+    options = {"max_depth": 2, "n_estimators": 50, "learning_rate": 0.1, "n_jobs": 1}
+    xgboost.XGBClassifier(**options).fit(*CANCER).save_model(tmp_path / "model.ubj")
+    model = xgboost.Booster(model_file=tmp_path / "model.ubj")
+    model.set_param({"nthread": 1})
+    (found,) = attack(model.inplace_predict, "probabilities", 2, box(CANCER[0]), 20_000)
+    assert found.verdict is Verdict.EXACT
+    assert found.notes["grid"] == "float32"
+    assert found.substitute is not None
+    points = np.concatenate([CANCER[0], box(CANCER[0]).sample(20_000, np.random.default_rng(99))])
+    ours = found.substitute.query(points)["probabilities"][:, 1]
+    assert np.abs(ours - model.inplace_predict(points)).max() <= 1e-5
+
+
+def test_a_saved_lightgbm_model(tmp_path: Path) -> None:
+    """Float64 thresholds that are not round take 29 queries more each."""
+    lightgbm = pytest.importorskip("lightgbm")
+    options = {"max_depth": 2, "n_estimators": 30, "n_jobs": 1, "verbose": -1}
+    lightgbm.LGBMRegressor(**options).fit(*DIABETES).booster_.save_model(tmp_path / "model.txt")
+    model = lightgbm.Booster(model_file=tmp_path / "model.txt")
+    (found,) = attack(model.predict, "value", 1, box(DIABETES[0]), 20_000)
+    assert found.verdict is Verdict.EXACT
+    assert found.notes["grid"] == "float64"
+    assert found.notes["unsettled_steps"] == 0
+    assert apart(found, model.predict, "value", DIABETES[0]) <= 1e-9
 
 
 def test_what_is_smooth_is_refused_with_eight_queries() -> None:

@@ -77,7 +77,9 @@ class Scores:
         self._raw[start:end] = raw
         self._points.append(x)
         self._place |= {row: start + i for i, row in enumerate(rows)}
-        self.single &= bool((raw == raw.astype(np.float32)).all())
+        single = (raw == raw.astype(np.float32)).all(0)
+        # of two probabilities one is often made of the other, in float64
+        self.single &= bool(single.any() if self.signal is Signal.PROBABILITIES and self.outputs == 2 else single.all())
         if self.signal is Signal.PROBABILITIES and ((raw < 0) | (raw > 1)).any():
             self.signal, self.link = Signal.LOGITS, "softmax"  # logits that are called probabilities
         if self.signal is Signal.PROBABILITIES:

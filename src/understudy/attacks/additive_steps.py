@@ -119,11 +119,13 @@ class _Hunt:
         found = self._found = Found(scores)
         for term in sweep(scores, scores.low, probes):
             found.add(term)
-        lost, side, fresh = 0, 8, _FIRST
+        lost, side, fresh, refitted = 0, 8, _FIRST, 0
         while self._target.remaining > floor:
             if not len(self._open):
                 need = max(self._attack.checks, self._target.spent // 11) - self._explained
                 if need <= 0:
+                    if scores.single:
+                        found.refit()
                     self._residual = found.residual()
                     self._grid = settle(found)
                     return ""
@@ -132,8 +134,9 @@ class _Hunt:
             orders = [self._rng.permutation(scores.d) for _ in self._open[:side]]
             terms = together([chase(x.copy(), found, o) for x, o in zip(self._open, orders, strict=False)], found)
             new = sum(found.add(term) for term in terms)
-            if scores.single:
+            if scores.single and (not new or len(found.terms) > 1.1 * refitted):
                 found.refit()
+                refitted = len(found.terms)
             if not new:
                 lost, self._open = lost + len(orders), self._open[side:]
             if found.order > self._attack.deepest:
@@ -150,6 +153,9 @@ class _Hunt:
         uniform = scores.held(self._rng.uniform(scores.low, scores.high, (n - n // 2, scores.d)))
         x = np.concatenate([uniform, scattered(found, n // 2, self._rows, self._rng)])
         self._open = self._unexplained(found, x)
+        if scores.single and 0 < len(self._open) <= n // 4:  # few: rounding, perhaps, of weights measured once
+            found.refit()
+            self._open = self._unexplained(found, self._open)
         self._explained = 0 if len(self._open) else self._explained + n
         return _FIRST if len(self._open) else min(2 * n, _MOST)
 
