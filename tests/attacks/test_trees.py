@@ -145,8 +145,8 @@ def test_leaves_that_answer_alike_are_told_apart(defence: Any) -> None:
         made = registry.create("defences", defence[0], **defence[1])
         target = Defended(target, [made], "", made.reveals(target.exposure))
     found = attacked(target, 4000)
-    assert found.notes["answers"] < model.get_n_leaves()
-    assert found.verdict is Verdict.EXACT
+    assert 2 * found.notes["answers"] < model.get_n_leaves()
+    assert found.verdict is Verdict.APPROXIMATE  # a leaf could hide among others
     assert agreement(found, target, inputs) == 1
     assert agreement(found, target, target.space.sample(20_000, np.random.default_rng(9))) == 1
 

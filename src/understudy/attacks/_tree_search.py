@@ -17,7 +17,7 @@ from understudy.attacks._parts import Node, Part
 from understudy.attacks._walk import Walk
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.tree import TreeTarget
-from understudy.types import Bools, Floats, Signal
+from understudy.types import Bools, Floats
 
 _FEWEST = 8  # queries with which anything can be begun
 _RESERVE = (4, 100)  # check queries at the end of the budget, at least and at most
@@ -126,10 +126,9 @@ class Search:
         return Extraction(copy, self.target.spent, Verdict.APPROXIMATE, None, notes)
 
     def _telling(self, copy: TreeTarget) -> bool:
-        """Whether the answers tell more than classes do: of labels alone no copy is exact."""
+        """Whether answers tell most leaves apart. Where they do not, a leaf can hide from every check: never exact."""
         answers, leaves = len(self.oracle.samples), int((copy.leaf >= 0).sum())
-        classes = self.oracle.target.exposure.outputs if Signal.VALUE not in copy.exposure.signals else 1
-        return not self.labels and leaves > 1 and (answers > classes or answers == leaves)
+        return not self.labels and 1 < leaves <= 2 * answers
 
     def _notes(self, copy: TreeTarget) -> dict[str, Any]:
         """`leaves` of the copy, `answers` that differ, and how many `contradictions` told leaves that answer alike."""

@@ -20,7 +20,8 @@ class PathFinding:
     Extracts:
         The tree: every leaf's answer, every threshold between two neighbours of the grid that the target computes on
         (whole numbers, float32 or float64, told per column), sets of categories, and where missing values go. Sides
-        that answer alike are one leaf.
+        that answer alike are one leaf. Where there are fewer than half as many different answers as leaves the copy is
+        not called exact: a leaf can hide among others from every check.
 
     Needs:
         Probabilities, logits or values of one tree; top-k and rounded ones too, as long as answers repeat exactly. Any
