@@ -7,11 +7,13 @@ from typing import Any
 from understudy.records import (
     Cost,
     Derivation,
+    Detection,
     Finding,
     Gate,
     Integrity,
     Line,
     Measured,
+    Noticed,
     Outcome,
     Point,
     Range,
@@ -50,7 +52,7 @@ def report(name: str = "loan-score", tier: str = "public") -> Report:
         not_tested=[
             "Attacks other than those listed. A failed attack is no proof of safety.",
             "Several accounts or parties working together, beyond adding up their allowances.",
-            "Detection: nothing watched these queries.",
+            "Whether anybody would notice: the manifest has no monitor section.",
             "That the model tested is the one served: the manifest gives no digest.",
             "What a copy would be used for: evasion, resale, recovery of training data.",
         ],
@@ -202,6 +204,25 @@ def _partner() -> Finding:
         20.0,
         1,
         suite=suite,
+        detection=_detection(),
+    )
+
+
+def _detection() -> Detection:
+    ways = [
+        Noticed(way="as it was run", alarmed=3, of=3, low=0.2924, high=1.0, delay=4, share=0.12, queries=33),
+        Noticed(way="diluted 1:9", alarmed=0, of=3, low=0.0, high=0.7076, delay=None, share=None, queries=330),
+    ]
+    return Detection(
+        assessed=True,
+        reason="3 repetition(s), each up to the owner's threshold or its end",
+        level=0.01,
+        accounts=1_080,
+        calibrated="2026-09-21",
+        horizon=1_024,
+        detectors=["novelty", "structure"],
+        ways=ways,
+        limits=["No score of this calibration reads a clock."],
     )
 
 

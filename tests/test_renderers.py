@@ -88,6 +88,12 @@ def test_the_page_says_what_the_report_says(sample: Report, page: str) -> None:
     assert "public/auto/1, batch 4: half an answer" in said
 
 
+def test_the_page_says_what_the_monitor_would_have_noticed_and_where_nobody_looked(page: str) -> None:
+    for text in ("3 of 3 (29 to 100 %)", "4 (12 % of the attack)", "0 of 3 (0 to 71 %)", "1,080 benign accounts"):
+        assert text in page
+    assert page.count("Not assessed: this version did not look.") == 3
+
+
 def test_what_was_not_concluded_is_not_dressed_up_as_a_bound(sample: Report) -> None:
     by_id = {f.id: f for f in sample.findings}
     assert words.figure_queries(by_id["c3"]) == ("unknown", "not assessed; 2,000 were offered")

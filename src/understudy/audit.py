@@ -28,8 +28,9 @@ from understudy.anchors import ceiling, floor
 from understudy.cell import EVALUATION, Known, Plan, Result, Threshold
 from understudy.endpoint import Endpoint, authorise, named, open_endpoint
 from understudy.errors import RecordError, UnderstudyError, UsageError
-from understudy.findings import Case, conclude, days
+from understudy.findings import Case, conclude, days, reached_at
 from understudy.manifest import Tier
+from understudy.noticed import Watching
 from understudy.protocols import Attack, Metric
 from understudy.records import Finding, Run
 from understudy.store import Store
@@ -312,7 +313,8 @@ def _work(p: Plan) -> bytes:
 def _conclude(
     store: Store, endpoint: Endpoint, record: Run, work: Sequence[Work], results: Mapping[str, Result]
 ) -> list[Finding]:
-    known, true = cell.reference(store, endpoint), cell.truth(endpoint)
+    endpoint, known, true = cell.prepare(store, endpoint)
+    watching = Watching.open(endpoint, known)
     again = {name: count["asked_again"] for name, count in store.counts().items()}
     at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     findings = []
@@ -340,5 +342,7 @@ def _conclude(
                 ceiling=top,
                 seed=record.seed,
             )
-            findings.append(conclude(case))
+            reached = [reached_at(case, result) for result in case.results]
+            detection = watching.look(store, w.tier, case.results, reached, record.seed)
+            findings.append(conclude(case, detection))
     return findings

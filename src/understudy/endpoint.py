@@ -57,8 +57,12 @@ class Endpoint:
 
     def tier(self, tier: Tier, principal: str) -> Defended:
         """What one customer of a tier meets. Defences that learn refuse to answer until they are fitted."""
+        return self.behind(tier, self.target, principal)
+
+    def behind(self, tier: Tier, target: Target, principal: str = "") -> Defended:
+        """Any target behind a tier's defences."""
         granted = exposure(tier.signals, self.manifest.target.outputs)
-        return Defended(self.target, self.fitted.get(tier.id) or defences(tier), principal, granted)
+        return Defended(target, self.fitted.get(tier.id) or defences(tier), principal, granted)
 
 
 def defences(tier: Tier) -> list[Defence]:

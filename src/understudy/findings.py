@@ -14,7 +14,7 @@ from understudy.cell import Result, Threshold
 from understudy.endpoint import Endpoint, behind
 from understudy.manifest import Goal, Limits, Price, Tier
 from understudy.protocols import Metric
-from understudy.records import Finding, Line, Measured, Outcome, Point, Range, SeedResult, ThreatModel
+from understudy.records import Detection, Finding, Line, Measured, Outcome, Point, Range, SeedResult, ThreatModel
 from understudy.stats import curve_interval, first_crossing
 from understudy.types import Bools, Floats, digest
 
@@ -78,7 +78,7 @@ def _schedule(queries: float, limits: Limits, accounts: int) -> tuple[float | No
     return total / _DAY, words if most else "within the first window of every allowance"
 
 
-def conclude(case: Case) -> Finding:
+def conclude(case: Case, detection: Detection | None = None) -> Finding:
     """The finding of one case. Randomness (resampling) comes from the run's seed and the finding's id."""
     endpoint, tier, goal = case.endpoint.manifest.metadata.id, case.tier, case.goal
     signals = repr(sorted((s.value, g.top_k, g.decimals) for s, g in tier.signals.items())) + behind(tier)
@@ -125,7 +125,18 @@ def conclude(case: Case) -> Finding:
         floor=case.floor.shown,
         ceiling=case.ceiling.shown if case.ceiling else None,
         threat_model=_threat_model(case),
+        detection=detection,
     )
+
+
+def reached_at(case: Case, result: Result) -> int | None:
+    """Queries after which one repetition's best substitute first met the goal; None = never."""
+    figures = [
+        (c.spent, float(case.metric.summary(v)))
+        for c in result.checkpoints
+        if c.best and (v := _row(c.values, case)) is not None
+    ]
+    return next((q for q, v in figures if case.threshold.reached(v)), None)
 
 
 def _allowance(case: Case) -> int | None:
@@ -248,7 +259,7 @@ def _seed(case: Case, i: int, result: Result) -> SeedResult:
         spent=result.spent,
         asked_again=case.asked_again.get(result.cell, 0),
         verdict=last.verdict if last else "none",
-        reached_at=next((q for q, v in figures if case.threshold.reached(v)), None),
+        reached_at=reached_at(case, result),
         final=figures[-1][1] if figures else None,
         attack=last.attack if last else case.attack,
         measures=dict(last.measures) if last else {},

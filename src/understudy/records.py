@@ -132,6 +132,33 @@ class ThreatModel(Record):
     adaptive: bool = Field(description="whether the attack knows the defences in its way")
 
 
+class Noticed(Record):
+    """One way of asking, over the repetitions of an attack: how many the monitor's detectors alarm on, and how soon."""
+
+    way: str
+    alarmed: int = Field(description="repetitions that were alarmed before the copy was made")
+    of: int
+    low: float = Field(description="95 %, exact")
+    high: float
+    delay: float | None = Field(description="attack queries asked at the alarm, median of those alarmed")
+    share: float | None = Field(description="of the attack's queries, median of those alarmed")
+    queries: int = Field(description="asked in all this way, benign ones included, median")
+
+
+class Detection(Record):
+    """Whether the manifest's calibrated detectors would have noticed the attack; alarms within the horizon only."""
+
+    assessed: bool
+    reason: str
+    level: float | None = Field(None, description="share of benign accounts that may ever be alarmed")
+    accounts: int | None = Field(None, description="benign accounts ranked")
+    calibrated: str | None = Field(None, description="date, UTC")
+    horizon: int | None = Field(None, description="queries of one account that are assessed")
+    detectors: list[str] = []
+    ways: list[Noticed] = []
+    limits: list[str] = []
+
+
 class Finding(Record):
     """A conclusion with its evidence: one tier, one goal, one attack, all seeds."""
 
@@ -162,6 +189,7 @@ class Finding(Record):
     floor: Measured | None
     ceiling: Measured | None
     threat_model: ThreatModel
+    detection: Detection | None = Field(None, description="null in reports of versions that did not look")
 
 
 class TierReport(Record):

@@ -264,8 +264,9 @@ def _not_tested(manifest: Manifest, run: Run, findings: Sequence[Finding]) -> li
     gaps = [
         "Attacks other than those listed. A failed attack is no proof of safety.",
         "Several accounts or parties working together, beyond adding up their allowances.",
-        "Detection: nothing watched these queries.",
     ]
+    unseen = sorted({f.detection.reason if f.detection else "not looked for" for f in findings if not watched(f)})
+    gaps += [f"Whether anybody would notice: {why}." for why in unseen]
     untested = [t.id for t in manifest.tiers if not any(f.tier == t.id for f in findings)]
     if untested:
         gaps.insert(0, f"Tiers: {', '.join(untested)}.")
@@ -281,6 +282,11 @@ def _not_tested(manifest: Manifest, run: Run, findings: Sequence[Finding]) -> li
         gaps.append(f"Enough repetitions: {run.seeds} of the {MIN_SEEDS} that a conclusion needs.")
     gaps.append("What a copy would be used for: evasion, resale, recovery of training data.")
     return gaps
+
+
+def watched(f: Finding) -> bool:
+    """Whether detectors were held against this attack's queries."""
+    return f.detection is not None and f.detection.assessed
 
 
 def _gate(gate: GateSpec, findings: Sequence[Finding]) -> Gate:

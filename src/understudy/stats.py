@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,28 @@ def wilson(hits: int, n: int, z: float = Z95) -> Estimate:
     low = 0.0 if hits == 0 else (centre - half) / scale
     high = 1.0 if hits == n else (centre + half) / scale
     return Estimate(p, low, high, n)
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934, Biometrika 26:404); (0, 1) of nothing."""
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else _solve(lambda p: 1 - _binomial(hits - 1, n, p) - tail)
+    high = 1.0 if hits == n else _solve(lambda p: tail - _binomial(hits, n, p))
+    return low, high
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    """Probability of at most `k` hits of `n`."""
+    return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+def _solve(rising: Callable[[float], float]) -> float:
+    """Where a function that rises over [0, 1] passes zero."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def mean_interval(values: Floats, z: float = Z95) -> Estimate:

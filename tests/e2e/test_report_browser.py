@@ -124,7 +124,12 @@ def test_the_first_page_is_there_to_read(browser: Browser, page: str, tmp_path: 
     assert found["title"] == "loan-score 3.2.0: extraction audit"
     for tier in report().tiers:
         assert tier.headline in found["text"]
-    for text in ("What was not tested", "Detection: nothing watched these queries.", "USD 6.55", "range 820 to 2,460"):
+    for text in (
+        "What was not tested",
+        "Whether anybody would notice: the manifest has no monitor section.",
+        "USD 6.55",
+        "range 820 to 2,460",
+    ):
         assert text in found["text"]
     assert found["requests"] == []
     links = dict(found["links"])

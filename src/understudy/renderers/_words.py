@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from understudy.records import Finding, Measured, Outcome, Range
+from understudy.records import Finding, Measured, Noticed, Outcome, Range
 from understudy.report import duration as _duration
 from understudy.report import money as _money
 
@@ -115,3 +115,25 @@ def figure_time(f: Finding) -> tuple[str, str]:
         with_all = f"{duration(party.estimate)} with {f.threat_model.accounts} accounts"
         under = f"{under}; {with_all}" if under else with_all
     return main, under
+
+
+def alarmed(n: Noticed) -> str:
+    """How often a way of asking is alarmed, with its exact interval."""
+    between = f"{100 * n.low:.0f} to {100 * n.high:.0f} %"
+    return f"{n.alarmed} of {n.of} ({between})"
+
+
+def alarm_after(n: Noticed) -> str:
+    """How soon, and which part of the attack was done by then."""
+    if n.delay is None or n.share is None:
+        return "-"
+    part = f"{100 * n.share:.0f} %" if n.share >= 0.01 else "under 1 %"
+    return f"{count(n.delay)} ({part} of the attack)"
+
+
+def noticed(f: Finding) -> str:
+    """Whether the monitor would have noticed the attack as it was run."""
+    if f.detection is None or not f.detection.assessed:
+        return "not assessed"
+    plain = f.detection.ways[0]
+    return alarmed(plain) + (f", after {count(plain.delay)} queries" if plain.delay is not None else "")

@@ -56,6 +56,7 @@ def _cells(console: Console, tier: TierReport, f: Finding) -> dict[str, Text]:
         "as a party": party if f.threat_model.accounts > 1 else "one account only",
         "money": words.ranged_money(f.money, tier.currency),
         "closest": words.interval(f.best) + at,
+        "noticed": words.noticed(f),
         "floor": "not measured" if f.floor is None else words.share(f.floor.value),
         "ceiling": "not measured" if f.ceiling is None else words.share(f.ceiling.value),
     }
