@@ -15,8 +15,9 @@ import pytest
 from understudy import registry
 from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
+from understudy.targets.network import NetworkTarget
 from understudy.testing import linear, network, steps, tree
-from understudy.types import Exposure
+from understudy.types import Box, Exposure
 
 
 @contextmanager
@@ -103,10 +104,18 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "tree": tree_target,
 }
 
+
+def boundless(*widths: int) -> NetworkTarget:
+    """A ReLU network that takes any number, and answers with its scores."""
+    model = network(1, widths=widths)
+    return replace(model, space=Box(-np.inf, np.inf, (widths[0],)))
+
+
 #: What attacks on families other than linear models are put to work on, and with how many queries.
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
     "critical-points": ([network(), replace(network(1), link="identity")], 300),
+    "critical-points-deep": ([boundless(6, 5, 5, 4)], 4000),
     "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
     "path-finding": ([tree(), tree(1, "value", outputs=1)], 900),
     "tree-labels": ([tree(2, "label"), tree(3)], 1500),

@@ -9,6 +9,7 @@ CATALOG = {
     "auto": "understudy.attacks.auto:Auto",
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
     "critical-points": "understudy.attacks.critical_points:CriticalPoints",
+    "critical-points-deep": "understudy.attacks.critical_points_deep:CriticalPointsDeep",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
     "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
     "path-finding": "understudy.attacks.path_finding:PathFinding",

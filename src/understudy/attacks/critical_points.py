@@ -67,7 +67,7 @@ class CriticalPoints:
         """One extraction at most: the network, or the reason why there is none."""
         scores = Scores(target, Frame.of(target, pool, rng))
         try:
-            reason = _refusal(scores, rng)
+            reason = refusal(scores, rng)
             if reason is not None:
                 yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, {"reason": reason})
                 return
@@ -123,7 +123,7 @@ def _missed(net: Net, units: int | None, data: bool) -> dict[str, Any]:
     }
 
 
-def _refusal(scores: Scores, rng: Generator) -> str | None:
+def refusal(scores: Scores, rng: Generator) -> str | None:
     """Why the target cannot be solved here, or None: looks at the slope in one direction at a few places."""
     d = scores.frame.d
     bases = np.clip(0.7 * scores.frame.sample(_BASES, rng), scores.low + _STEP, scores.high - _STEP)
