@@ -1,11 +1,11 @@
 """Networks with two hidden ReLU layers, solved from their logits: queries, and how close.
 
-    python benchmarks/exact_relu_deep.py [networks] [probabilities] [growth]
+    python benchmarks/exact_relu_deep.py [networks] [fresh] [probabilities] [growth]
 
 Victims are scikit-learn's networks, trained on real or synthetic data: 20-10-10-5 on `make_classification` (5 classes,
 ten networks), 64-16-16-10 on digits (ten), 784-32-16-10 on digits enlarged to 28 x 28 pixels (five). Inputs are
-unbounded, the attacker has none. Two seeds of the attack for each of the first two, one for the third. Then
-probabilities instead of logits, and how queries grow. A copy is judged by its largest error on 20,000 points, uniform
+unbounded, the attacker has none. Two seeds of the attack for each of the first two, one for the third. Then fresh
+victims, probabilities, and how queries grow. A copy is judged by its largest error on 20,000 points, uniform
 over the range of the data, and on the data itself, as a power of two.
 """
 
@@ -141,6 +141,13 @@ def networks() -> None:
     print("\n" + "\n".join(table))
 
 
+def fresh() -> None:
+    print("\nVictims that the attack's constants were not set on: ten more of each, one seed.\n")
+    print(heading("network", "exact", "not", "queries: median (range)", "error: median / worst", "fewest"))
+    for name in ("20-10-10-5", "64-16-16-10"):
+        summary(name, [solve(name, which, 0) for which in range(10, 20)], "logits")
+
+
 def probabilities() -> None:
     print("\nProbabilities of every class instead of logits; errors of centred logits.\n")
     print(heading("network", "exact", "not", "queries: median (range)", "error: median / worst", "fewest"))
@@ -173,6 +180,6 @@ def summary(name: str, runs: list[dict[str, Any]], signal: str) -> None:
 
 if __name__ == "__main__":
     one_thread()
-    parts = {"networks": networks, "probabilities": probabilities, "growth": growth}
+    parts = {"networks": networks, "fresh": fresh, "probabilities": probabilities, "growth": growth}
     for part in sys.argv[1:] or parts:
         parts[part]()
