@@ -25,7 +25,7 @@ class Metered:
     def __init__(self, target: Target, budget: int) -> None:
         self.target, self.budget = target, budget
         self._charges: dict[int, int] = {}
-        self._next = 0
+        self._next = self._spent = 0
 
     @property
     def space(self) -> Space:
@@ -37,7 +37,7 @@ class Metered:
 
     @property
     def spent(self) -> int:
-        return sum(self._charges.values())
+        return self._spent
 
     @property
     def remaining(self) -> int:
@@ -50,6 +50,7 @@ class Metered:
         if n > self.remaining:
             raise BudgetExceeded(f"batch {batch} asks {n} queries; {self.remaining} of {self.budget} are left")
         self._charges[batch] = n
+        self._spent += n
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """Check, charge, then ask. Inputs that the space does not hold are refused before they cost anything."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPRegressor
+from sklearn.tree import DecisionTreeClassifier
 
 import understudy as us
 from understudy import registry
@@ -42,3 +47,57 @@ def test_the_dearer_attack_still_gets_its_turns() -> None:
     meter = Metered(target, 12_000)
     made = {e.notes["attack"] for e in registry.create("attacks", "auto").run(meter, pool, np.random.default_rng(0))}
     assert {"retraining", "boundary-nullspace"} <= made
+
+
+def cancer() -> tuple[np.ndarray, np.ndarray, us.Box]:
+    x, y = load_breast_cancer(return_X_y=True)
+    low, high = x.min(0), x.max(0)
+    return x, y, us.Box(low - (high - low) / 10, high + (high - low) / 10)
+
+
+def ran(target: Target, rows: np.ndarray, budget: int) -> list[us.Extraction]:
+    pool, rng = ArrayPool(rows), np.random.default_rng(0)
+    return list(registry.create("attacks", "auto").run(Metered(target, budget), pool, rng))
+
+
+def test_boosted_stumps_are_recognised_and_solved() -> None:
+    x, y, box = cancer()
+    model = GradientBoostingClassifier(n_estimators=20, max_depth=1, random_state=0).fit(x, y)
+    found = ran(us.target(model.predict_proba, "probabilities", 2, box), x[:100], 6_000)[-1]
+    assert (found.verdict, found.notes["attack"]) == ("exact", "additive-steps")
+    assert found.spent < 3_000
+    aside = found.notes["set_aside"]
+    assert "steps" in aside["critical-points"], "each says why it was set aside"
+    assert aside["retraining"] == "additive-steps was exact first"
+
+
+def test_a_tree_is_copied_from_its_scores_and_from_its_labels() -> None:
+    x, y, box = cancer()
+    model = DecisionTreeClassifier(max_leaf_nodes=8, random_state=0).fit(x, y)
+    for fn, signal, attacks in (
+        (model.predict_proba, "probabilities", {"path-finding", "additive-steps"}),
+        (model.predict, "label", {"tree-labels"}),
+    ):
+        target = us.target(fn, signal, 2, box)
+        mine = [e for e in ran(target, x[:100], 5_000) if e.notes["attack"] in attacks and e.substitute is not None]
+        assert max(us.fidelity(e.substitute, target, x[100:]).value for e in mine if e.substitute) >= 0.99, signal
+
+
+def test_a_network_is_recognised_and_solved() -> None:
+    x, y, _ = cancer()
+    x = (x - x.mean(0)) / x.std(0)
+    with warnings.catch_warnings(action="ignore"):  # any network will do: it need not be trained to the end
+        model = MLPRegressor(hidden_layer_sizes=(6,), max_iter=50, random_state=0).fit(x, y)
+    box = us.Box(-np.inf, np.inf, (30,))
+    found = ran(us.target(lambda a: model.predict(a).reshape(-1, 1), "value", 1, box), x[:100], 5_000)[-1]
+    assert (found.verdict, found.notes["attack"]) == ("exact", "critical-points")
+
+
+def test_scores_that_a_tier_reduces_are_not_given_to_attacks_that_need_them_whole() -> None:
+    x, y, box = cancer()
+    target = us.target(LogisticRegression(max_iter=5_000).fit(x / 100, y).predict_proba, "probabilities", 2, box)
+    granted = us.Exposure({us.Signal.PROBABILITIES: us.Grain(decimals=2)}, 2)
+    rounded = Defended(target, [registry.create("defences", "round", decimals=2)], "", granted)
+    aside = ran(rounded, x[:100], 300)[-1].notes["set_aside"]
+    for name in ("critical-points", "additive-steps", "hessian-diagonalisation"):
+        assert aside[name].startswith("needs whole scores")

@@ -46,8 +46,12 @@ class Scores:
 
     def bought(self) -> tuple[Floats, Floats, Floats]:
         """Every point, its sums and their rounding."""
-        raw = self._raw[: len(self._place)]
-        return np.concatenate(self._points), self.sums(raw), self.rounding(raw)
+        return np.concatenate(self._points), self.sums(self.raw), self.rounding(self.raw)
+
+    @property
+    def raw(self) -> Floats:
+        """Every point's answer as it came."""
+        return self._raw[: len(self._place)]
 
     def held(self, x: Floats) -> Floats:
         """Points as float32 and whole numbers, kept inside the space."""

@@ -63,7 +63,7 @@ class Search:
                 if self._certified(tree):
                     break
         except NotATree as why:
-            notes = {"family": "none", "why": str(why)}
+            notes = {"family": "none", "reason": str(why)}
             yield Extraction(None, self.target.spent, Verdict.NOT_OF_FAMILY, None, notes)
             return
         except OutOfBudget:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._bought import Precision
 from understudy.attacks._frame import Frame
 from understudy.attacks._step_grid import Grid, settle
 from understudy.attacks._step_learning import closeness, learn
@@ -68,6 +69,11 @@ class AdditiveSteps:
     deepest: int = 4
     reserve: float = 0.3
     learner: str = "boosting"
+    train: bool = True  # False: what cannot be solved is refused, for a suite that has other attacks to go on with
+
+    def opening(self, space: Any, outputs: int) -> int:
+        """Queries before its substitute, at the least: a sweep along every axis, and twenty thresholds."""
+        return self.probes * int(np.prod(space.shape)) + 500
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """One extraction: exact, trained, or none for a target that is not piecewise constant.
@@ -99,14 +105,26 @@ class _Hunt:
         self._smooth = False
 
     def refused(self) -> str:
-        """Why the target is of another family: most of four points are answered otherwise a hair's breadth away."""
+        """Why the target is of another family: several points are answered otherwise a hair's breadth away.
+
+        Four points anywhere, and four of the attacker's rows: scores may be saturated everywhere else.
+        """
         scores, low, high = self._scores, self._scores.low, self._scores.high
-        x = self._rng.uniform(low, high, (4, scores.d))
+        rows = self._rows[self._rng.permutation(len(self._rows))[:4]]
+        x = np.concatenate([self._rng.uniform(low, high, (4, scores.d)), rows])
+        n = len(x)
         x = np.where(scores.whole, scores.held(x), x)
         moved = x + ~scores.whole * (high - low) * np.where(x > (low + high) / 2, -_JUMP, _JUMP)
         sums, rounding = scores.ask(np.concatenate([x, moved]))
-        self._smooth = bool((np.abs(sums[:4] - sums[4:]).max(1) > rounding[:4]).sum() > 2)
-        return "answers change with every small change of the input" if self._smooth else ""
+        self._smooth = bool((np.abs(sums[:n] - sums[n:]).max(1) > rounding[:n]).sum() > 2)
+        if self._smooth:
+            return "answers change with every small change of the input"
+        precision = Precision.of(scores.raw.ravel())
+        if (
+            not self._attack.train and not precision.is_float
+        ):  # a forest's, perhaps, or rounded: either may be trained on
+            return f"answers of {precision} are too coarse to be solved"
+        return ""
 
     def solve(self, floor: int) -> str:
         """Find terms until fresh points are explained; else why not. At least `floor` queries are left."""
@@ -190,7 +208,7 @@ class _Hunt:
     def ended(self, reason: str) -> Iterator[Extraction]:
         """The copy: solved where there is no `reason` why it is not; trained, where enough is left for that."""
         notes = {"reason": reason} if reason else {}
-        if self._smooth:
+        if self._smooth or (reason and not self._attack.train):
             yield Extraction(None, self._target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
         elif self._found is not None and not reason:
             yield self._solved(self._found)

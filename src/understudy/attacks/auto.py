@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -12,9 +12,20 @@ from numpy.typing import ArrayLike
 
 from understudy import registry
 from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict
-from understudy.types import IMPLIES, Answers, Ask, Exposure, Floats, Signal, Space
+from understudy.types import IMPLIES, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
-SUITE = ("equation-solving", "boundary-nullspace", "retraining")
+#: Attacks in the order of equals, each with its options. What boosting's attack cannot solve is left to the others.
+SUITE: Mapping[str, Mapping[str, Any]] = {
+    "equation-solving": {},
+    "critical-points": {},
+    "critical-points-deep": {},
+    "hessian-diagonalisation": {},
+    "path-finding": {},
+    "additive-steps": {"train": False, "reserve": 0.7},
+    "boundary-nullspace": {},
+    "retraining": {},
+    "tree-labels": {},
+}
 
 
 @dataclass(frozen=True)
@@ -22,10 +33,11 @@ class Auto:
     """Try every attack that the exposure allows and report the best substitute at each number of queries.
 
     Extracts:
-        Whatever the suite extracts. Attacks that solve from scores go first: where one is exact nothing else is
-        asked. Otherwise the attacks take turns, the one going next that will have spent least once it has its next
-        substitute, so that the best costs at most about as many times its own price as there are attacks left. Answers
-        are shared: a row that one attack has bought is free for the others.
+        Whatever the suite extracts. Attacks that solve go first where scores are whole: each sees after a few queries
+        whether the model is of its family, and where one is exact nothing else is asked. Otherwise the attacks take
+        turns, the one going next that will have spent least once it has its next substitute, so that the best costs at
+        most about as many times its own price as there are attacks left. Answers are shared: a row that one attack has
+        bought is free for the others.
 
     Needs:
         Any signal.
@@ -45,7 +57,7 @@ class Auto:
 
     needs: ClassVar[frozenset[Signal]] = frozenset(Signal)
     adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
-    suite: tuple[str, ...] = field(default=SUITE)
+    suite: tuple[str, ...] = tuple(SUITE)
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """Each substitute of each attack; notes say which attack made it and whether it is the best so far."""
@@ -71,17 +83,27 @@ class Auto:
                 return
 
     def _fitting(self, target: Metered, bought: _Bought, rng: Generator) -> tuple[list[_Turn], dict[str, str]]:
-        given = target.exposure.signals
-        can = frozenset().union(*(IMPLIES[s] for s in given))
         turns, set_aside = [], {}
         for name in self.suite:
-            attack: Attack = registry.create("attacks", name)
-            if attack.needs & can:
-                turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0]))
+            attack: Attack = registry.create("attacks", name, **SUITE.get(name, {}))
+            if why := _unfit(attack, target.exposure):
+                set_aside[name] = why
             else:
-                wanted = " or ".join(sorted(attack.needs))
-                set_aside[name] = f"needs {wanted}; the tier gives {', '.join(sorted(given))}"
+                turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0]))
         return turns, set_aside
+
+
+def _unfit(attack: Attack, exposure: Exposure) -> str:
+    """Why an attack cannot be run on what a tier receives; empty where it can. Nothing is asked for this."""
+    can = frozenset().union(*(IMPLIES[s] for s in exposure.signals))
+    if not attack.needs & can:
+        return f"needs {' or '.join(sorted(attack.needs))}; the tier gives {', '.join(sorted(exposure.signals))}"
+    if Signal.LABEL in attack.needs:
+        return ""
+    grains = [grain for signal, grain in exposure.grains.items() if signal in attack.needs]
+    reduced = {"round": any(g.decimals is not None for g in grains), "top-k": any(g.top_k is not None for g in grains)}
+    stops = [name for name, on in reduced.items() if on and name not in attack.adapts_to]
+    return f"needs whole scores; the tier gives {exposure}" if stops else ""
 
 
 class _Bought:
@@ -162,6 +184,7 @@ class _Turn:
     def __init__(self, name: str, attack: Attack, target: Metered, bought: _Bought, rng: Generator) -> None:
         self.name, self._target, self.own = name, target, 0
         self.solves = Signal.LABEL not in attack.needs
+        self.first = self.solves and all(g == Grain() for s, g in target.exposure.grains.items() if s in attack.needs)
         opening = getattr(attack, "opening", None)  # an attack that cannot say is tried first
         self.ahead: int = opening(target.space, target.exposure.outputs) if opening else 0
         self._last: Extraction | None = None
@@ -186,13 +209,14 @@ class _Turn:
         if self._last is None:
             return "the budget was too small for it"
         if self._last.verdict is Verdict.NOT_OF_FAMILY:
-            return "the target is not of the family it solves"
+            reason = self._last.notes.get("reason")
+            return "the target is not of the family it solves" + (f": {reason}" if reason else "")
         return f"it ended after {self.own} queries of its own"
 
 
 def _next_turn(turns: list[_Turn]) -> _Turn:
-    """Solvers of scores first, until shown not to be exact; then whose next substitute costs least."""
-    return min(turns, key=lambda turn: (not turn.solves or turn.inexact, turn.own + turn.ahead))
+    """Solvers of whole scores first, until shown not to be exact; then whose next substitute costs least."""
+    return min(turns, key=lambda turn: (not turn.first or turn.inexact, turn.own + turn.ahead))
 
 
 class _Bench:

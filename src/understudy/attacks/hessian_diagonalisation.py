@@ -82,6 +82,8 @@ class HessianDiagonalisation:
         if isinstance(start, str):
             return _refused(scores, start)
         jacobians = _span(scores, start, rng)
+        if not len(jacobians.basis):
+            return _refused(scores, "no input moves the answers")
         fit = _Fit(scores, start, jacobians.basis)
         for _ in range(self.attempts):
             layer, residual = _fitted(fit, _started(fit, rng), rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from numpy.random import Generator
 
@@ -55,10 +55,14 @@ class PathFinding:
     probes: int = 8
     rounds: int = 3
 
+    def opening(self, space: Any, outputs: int) -> int:
+        """Queries before the first substitute that is worth much: ten leaves."""
+        return 400
+
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """A substitute whenever the queries have doubled, then the certified one.
 
         Notes: `leaves`; `answers`, how many different ones; `contradictions`, how often leaves that answer alike were
-        told apart; `float64_columns`; `check_queries`; `why` a target is refused.
+        told apart; `float64_columns`; `check_queries`; `reason` why a target is refused.
         """
         yield from Search(target, pool, rng, Care(self.checks, self.probes, self.rounds)).run()

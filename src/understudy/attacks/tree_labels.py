@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from numpy.random import Generator
 
@@ -45,6 +45,10 @@ class TreeLabels:
     probes: int = 10
     rounds: int = 3
     own: int = 500
+
+    def opening(self, space: Any, outputs: int) -> int:
+        """Queries before the first substitute that is worth much: five leaves."""
+        return 500
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """A substitute whenever the queries have doubled, and the one that nothing contradicts.
