@@ -37,7 +37,8 @@ def long_line(scores: Scores, rng: Generator) -> Line:
 
 def wall_lines(scores: Scores, slopes: Callable[[], Floats], rng: Generator) -> Callable[[Generator], Line]:
     """A source of lines from wall to wall, in turn: between corners that the slopes (k, d) now known of the model say
-    are far apart in scores, and from a row of the attacker's (where there is one) to the corner opposite to it.
+    are far apart in scores; from a row of the attacker's to the corner opposite to it, or to another row, where there
+    are any, and between random corners where there are none.
     """
     low = np.where(np.isfinite(scores.low), scores.low, -1.0)
     high = np.where(np.isfinite(scores.high), scores.high, 1.0)
@@ -47,12 +48,16 @@ def wall_lines(scores: Scores, slopes: Callable[[], Floats], rng: Generator) -> 
     def next_line(rng: Generator) -> Line:
         nonlocal turn
         turn += 1
-        if len(rows) and turn % 2 == 0:
-            start = rows[order[(turn // 2) % len(rows)]]
-            end = np.where(start > (low + high) / 2, low, high)
+        if len(rows) > 1 and turn % 3:
+            start = rows[order[turn % len(rows)]]
+            opposite = np.where(start > (low + high) / 2, low, high)
+            end = opposite if turn % 3 == 1 else rows[order[(turn + 1) % len(rows)]]
+            if np.array_equal(start, end):
+                end = opposite
         else:
             ahead = rng.standard_normal(scores.k) @ slopes() if turn > 1 else rng.standard_normal(scores.frame.d)
-            ahead = np.where(ahead == 0, rng.standard_normal(scores.frame.d), ahead)
+            blank = (ahead == 0) | (turn % 3 == 2)
+            ahead = np.where(blank, rng.standard_normal(scores.frame.d), ahead)
             start, end = np.where(ahead > 0, low, high), np.where(ahead > 0, high, low)
         return Line((start + end) / 2, (end - start) / 2, -1.0, 1.0)
 

@@ -19,17 +19,21 @@ _SCALE = 1e-3  # a row whose slope along its own line differs so much from the m
 _MOST = 40  # queries per kink at which a scan is given up, for the most kinks there may be
 _IDLE = 2  # rounds in a row that confirm nothing new, after which another line is scanned
 _PILOT = 0.5  # steps of the first look at slopes: a guess at a direction, nothing is solved from it
+_TRIES = 3  # times that one line is solved at most
 _COMPLETE = 1e-5  # relative error on answers already bought that a complete network leaves at most
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to go on: lines at first and at most, how many that show nothing new end it; kinks on one."""
+    """How long to go on: lines at first and at most, and how many in a row without a new unit end it; kinks on one;
+    fruitless attempts that a new line makes up for.
+    """
 
     first: int = 2
     lines: int = 8
     quiet: int = 0
     kinks: int = 2000
+    earned: float = 2.0
 
 
 class OneLayer:
@@ -46,19 +50,20 @@ class OneLayer:
 
     def run(self, rng: Generator) -> Net | None:
         """Scan and solve until the network explains every answer bought, or the lines are used up; raises Spent."""
-        idle, quiet, tried = 0, 0, np.zeros(self._limits.lines)
+        idle, quiet, tried = 0.0, 0, np.zeros(self._limits.lines)
         while len(self.traces) < self._limits.first:
             self.scan(rng)
         while not (complete := self.complete()) or quiet < self._limits.quiet:
-            before, todo = len(self.units), [] if complete else self._open()
+            before = len(self.units)
+            todo = [] if complete else [job for job in self._open() if tried[job[0]] < _TRIES]
             if todo and idle < _IDLE:
                 i, unknown, windows = min(todo, key=lambda job: (1 + tried[job[0]]) * job[2].cost / job[1].sum())
                 tried[i] += 1
                 self._solve(i, unknown, windows, rng)
-                idle = 0 if len(self.units) > before else idle + 1
-            elif len(self.traces) < self._limits.lines:
+                idle, quiet = (0, 0) if len(self.units) > before else (idle + 1, quiet)
+            elif len(self.traces) < self._limits.lines and quiet < (self._limits.quiet or self._limits.lines):
                 self.scan(rng)
-                idle, quiet = 0, quiet + 1 if complete else 0
+                idle, quiet = max(0.0, idle - self._limits.earned), quiet + 1
             else:
                 break
         return self.net
@@ -77,11 +82,17 @@ class OneLayer:
         return self._walls(rng)
 
     def _slopes(self) -> Floats:
-        """(k, d) slopes in the middle of the space: as one Jacobian says there, or as the network does by now."""
+        """(k, d) slopes in the middle of the space: as one Jacobian says there, or as the network does by now.
+
+        Every other time, the linear rest alone: its rows are those of units that have never been silent, and a line
+        along them is the one to cross their hyperplanes.
+        """
         middle = np.zeros(self.scores.frame.d)
         if self.net is not None:
-            known = self.net.units.slopes(middle)
-            return known if self.net.skip is None else known + self.net.skip
+            skip, known = self.net.skip, self.net.units.slopes(middle)
+            if skip is None:
+                return known
+            return skip if len(self.traces) // 3 % 2 else known + skip
         if self._pilot is None:
             y = self.scores.ask(middle[None])
             self._pilot = ((self.scores.ask(_PILOT * np.eye(len(middle))) - y) / _PILOT).T

@@ -34,14 +34,16 @@ class CriticalPoints:
 
     Extracts:
         Networks with one hidden layer of ReLU units and any number of outputs: all weights and biases, units in any
-        order and scaled (rows of the first layer have unit length), scores of classes but for a common constant.
+        order and scaled (rows of the first layer have unit length); from probabilities, scores but for a common
+        constant.
 
     Needs:
-        Logits, values or full probabilities, as floats. Best where inputs are unbounded; inside a box, rows of the
-        attacker's, because a unit that no synthetic input switches leaves no trace in any answer.
+        Logits, values or full probabilities, as float64 (coarser answers are refused). Best where inputs are
+        unbounded; inside a box, rows of the attacker's, because a unit that no synthetic input switches leaves no
+        trace in any answer.
 
     Cost:
-        About 6 queries per unit for two lines, and d + 1 for every k units that share a Jacobian, k the scores per
+        About 11 queries per unit for two lines, and d + 1 for every k units that share a Jacobian, k the scores per
         answer (probabilities: classes - 1): 1.3 times parameters / k for 784-128-10. Inside a box 2 to 5 times that.
         A target that is not piecewise linear is refused after 24 queries. `checks` fresh queries certify the result;
         inside a box it is exact only if `units`, the number there are, is known and all of them were found.
@@ -72,7 +74,7 @@ class CriticalPoints:
                 yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, {"reason": reason})
                 return
             walls = walled(scores)
-            attack = OneLayer(scores, Limits(first=8, lines=60, quiet=12) if walls else Limits())
+            attack = OneLayer(scores, Limits(first=8, lines=160, quiet=40, earned=0.25) if walls else Limits())
             scores.reserve = self.checks
             with suppress(Spent):
                 attack.run(rng)
@@ -126,7 +128,11 @@ def _missed(net: Net, units: int | None, data: bool) -> dict[str, Any]:
 def refusal(scores: Scores, rng: Generator) -> str | None:
     """Why the target cannot be solved here, or None: looks at the slope in one direction at a few places."""
     d = scores.frame.d
-    bases = np.clip(0.7 * scores.frame.sample(_BASES, rng), scores.low + _STEP, scores.high - _STEP)
+    sample, half = 0.7 * scores.frame.sample(_BASES, rng), _BASES // 2
+    # in long runs of equal signs: where many inputs are summed, independent ones hardly leave the middle
+    turns = np.where(rng.random((half, d)) < 2 / np.sqrt(d), -1.0, 1.0)
+    sample[-half:] = 0.9 * rng.choice([-1.0, 1.0], (half, 1)) * np.cumprod(turns, axis=1)
+    bases = np.clip(sample, scores.low + _STEP, scores.high - _STEP)
     step = _STEP * rng.choice([-1.0, 1.0], d)
     u = np.concatenate([bases - step, bases, bases + step])
     y = scores.ask(u).reshape(3, _BASES, -1)
@@ -145,7 +151,7 @@ def refusal(scores: Scores, rng: Generator) -> str | None:
     if np.abs(slopes).max() <= 4 * noise:
         return "answers are constant almost everywhere: a function of steps"
     if len(slopes) > 2 and np.ptp(slopes, axis=0).max() <= 8 * noise:
-        return "the slope is the same everywhere: a linear model"
+        return "the slope is the same wherever it was looked at: a linear model"
     return None
 
 

