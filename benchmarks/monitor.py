@@ -2,9 +2,8 @@
 
     python benchmarks/monitor.py --part NAME [--set letters|spam|ticdata] [--seed N]
 
-Parts: false-alarms (one calibration per seed), detection, theft, leak, cost, peers, text; tables prints what has been
-made so far. Each part takes minutes and keeps its figures in .bench/monitor/. Designs were fixed on letters; spam and
-ticdata were run once, at the end.
+Parts: false-alarms (one calibration per seed), detection, theft, leak, cost; tables prints what has been made so far.
+Each part takes minutes and keeps its figures in .bench/monitor/. Designs were fixed on letters.
 """
 
 from __future__ import annotations
@@ -115,7 +114,118 @@ def detection(name: str, seed: int) -> Any:
     return table
 
 
-PARTS = {"false-alarms": false_alarms, "detection": detection}
+def theft(name: str, seed: int) -> Any:
+    """Queries of each blatant attack until the best of three thieves agrees to 90 % with the model."""
+    world, rng = world_of(name), np.random.default_rng([seed, 5])
+    held = world.rows["held"]
+    truth = world.probabilities(held).argmax(1)
+    sizes = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1200, 2000)
+    found: dict[str, Any] = {}
+    for attack, (asked, _, blatant) in THIEVES.items():
+        if not blatant:
+            continue
+        x, curve = asked(world, sizes[-1], rng), []
+        for size in sizes:
+            best = max(thieves(world, x[:size], held, truth).values())
+            curve.append([size, best])
+            if best >= 0.9:
+                break
+        found[attack] = curve
+    return found
+
+
+def thieves(world: World, x: Any, held: Any, truth: Any, soft: bool = True) -> dict[str, float]:
+    """Agreement on the hold-out of really trained copies: a linear one, a forest, boosting for trees, log-odds."""
+    import warnings
+
+    p = world.probabilities(x)
+    labels, found = p.argmax(1), {"label": 0.0}
+    kinds = ["logistic", "forest"] + (["boosting"] if world.kind == "boosting" else [])
+    kinds += ["mlp"] if world.kind == "mlp" else []
+    if len(np.unique(labels)) < 2:
+        found["label"] = float((truth == labels[0]).mean())
+    else:
+        from portfolio import model
+
+        for kind in kinds:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                copy = model(kind).fit(x, labels)
+                found["label"] = max(found["label"], float((copy.predict(held) == truth).mean()))
+    if soft:
+        logs = np.log(np.maximum(p, 1e-300))
+        table = np.column_stack([np.ones(len(x)), (x - world.rows["training"].mean(0)) / world.sd])
+        wide = np.column_stack([np.ones(len(held)), (held - world.rows["training"].mean(0)) / world.sd])
+        solved = np.linalg.lstsq(table, logs - logs.mean(1, keepdims=True), rcond=1e-9)[0]
+        found["probability"] = max(found["label"], float(((wide @ solved).argmax(1) == truth).mean()))
+    return found
+
+
+def leak(name: str, seed: int, kind: str | None = None) -> Any:
+    """The meter beside thieves trained on the same queries: twelve attacks and seven kinds of customer, three sizes."""
+    from understudy.leak import LeakMeter
+
+    world, rng = World(name, kind or SETS[name][0]), np.random.default_rng([seed, 6])
+    reference, held = world.rows["training"], world.rows["held"]
+    truth = world.probabilities(held).argmax(1)
+    meter = LeakMeter.fit(reference, world.answers(reference), rng, held_out=(held, world.answers(held)))
+    makers: dict[str, Any] = {attack: THIEVES[attack][0] for attack in THIEVES}
+    for behaviour in ("iid", "mix", "one-cluster", "corrections", "what-if", "drift", "unseen-clusters"):
+        makers[f"customer: {behaviour}"] = lambda w, n, r, b=behaviour: customer(w, "test", b, n, r)
+    raw, real, families = [], [], []
+    for family, asked in makers.items():
+        x = asked(world, 800, rng)
+        for size in (50, 200, 800):
+            part, sketch = x[:size], meter.sketch()
+            sketch.add(part, world.answers(part))
+            raw.append(meter.raw(sketch))
+            real.append(thieves(world, part, held, truth))
+            families.append(family)
+    told = meter.calibrated(raw, real, families)
+    return {
+        "kind": world.kind,
+        "raw": raw,
+        "real": real,
+        "families": families,
+        "errors": {b: t.error for b, t in told.truths.items()},
+    }
+
+
+def cost(name: str, seed: int) -> Any:
+    """CPU per query at 50,000 queries of history, in batches of 4,096 over accounts, and bytes per account."""
+    from dataclasses import replace
+
+    from understudy.leak import LeakMeter
+    from understudy.watch import Watch
+
+    world, rng = world_of(name), np.random.default_rng([seed, 7])
+    made, reference = calibration(world, seed), world.rows["training"]
+    found: dict[str, Any] = {"d": world.d, "K": world.outputs}
+    for with_leak in (False, True):
+        meter = LeakMeter.fit(reference, world.answers(reference), rng) if with_leak else None
+        watch = Watch(replace(made, leak=meter))
+        state, chunk = watch.fresh("heavy", "heavy"), 4096
+        for _ in range(12):  # 49,152 queries of history
+            part = queries(world, "heavy", customer(world, "test", "mix", chunk, rng))
+            watch.advance(state, part)
+        size = len(state.to_bytes())
+        parts = [queries(world, "heavy", customer(world, "test", "mix", chunk, rng)) for _ in range(4)]
+        start = time.process_time()
+        for part in parts:
+            watch.advance(state, part, watch.features([part]))
+        spent = (time.process_time() - start) / (4 * chunk) * 1e6
+        many = [queries(world, f"m{i}", customer(world, "test", "mix", 64, rng)) for i in range(64)]
+        states = [watch.fresh(q.principal, q.party) for q in many]
+        start = time.process_time()
+        features = watch.features(many)
+        for i, (one, part) in enumerate(zip(states, many, strict=True)):
+            watch.advance(one, part, features[64 * i : 64 * i + 64])
+        spread = (time.process_time() - start) / (64 * 64) * 1e6
+        found["with leak" if with_leak else "scores"] = [spent, spread, size]
+    return found
+
+
+PARTS = {"false-alarms": false_alarms, "detection": detection, "theft": theft, "leak": leak, "cost": cost}
 
 
 def kept(part: str, name: str, seed: int) -> Any:
@@ -180,21 +290,78 @@ def print_detection(name: str) -> None:
         print(row(attack, *shown))
 
 
+def print_theft(name: str) -> None:
+    curves, table = kept("theft", name, 0), kept("detection", name, 0)
+    if not curves or not table:
+        return
+    print(f"\n**{name}**: share of a real theft (90 % agreement) done at the alarm, pure\n")
+    print(heading("attack", "queries to 90 %", "median queries to the alarm", "share"))
+    for attack, curve in curves.items():
+        size, best = curve[-1]
+        at = sorted(a if a is not None else math.inf for a, *_ in table[attack]["pure"])[STREAMS // 2]
+        reached = best >= 0.9
+        print(
+            row(
+                attack,
+                f"<= {size}" if reached else f"never ({best:.2f} at {size})",
+                at,
+                f"{100 * at / size:.0f} %" if reached else "no theft",
+            )
+        )
+
+
+def print_leak() -> None:
+    from scipy.stats import spearmanr
+
+    print("\n**Leak meter** beside trained substitutes\n")
+    print(heading("set, model", "bracket", "query sets", "Spearman", "error on families left out", "largest shortfall"))
+    for path in sorted(CACHE.glob("leak-*.json")):
+        told = json.loads(path.read_text())
+        for bracket, error in told["errors"].items():
+            raw, real = (np.array([r[bracket] for r in told[k]]) for k in ("raw", "real"))
+            print(
+                row(
+                    f"{path.name.split('-')[1]}, {told['kind']}",
+                    bracket,
+                    len(raw),
+                    f"{spearmanr(raw, real).statistic:.3f}",
+                    f"{error:.3f}",
+                    f"{(real - raw).max():.2f}",
+                )
+            )
+
+
+def print_cost() -> None:
+    print("\n**Cost** at 50,000 queries of history\n")
+    print(heading("set", "d, K", "", "us of CPU per query, one account", "64 accounts of 64 queries", "bytes of state"))
+    for name in SETS:
+        if told := kept("cost", name, 0):
+            for what in ("scores", "with leak"):
+                one, many, size = told[what]
+                print(row(name, f"{told['d']}, {told['K']}", what, f"{one:.0f}", f"{many:.0f}", f"{size:,}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", default="tables", choices=[*PARTS, "tables"])
     parser.add_argument("--set", default="letters", choices=SETS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", choices=["logistic", "boosting", "forest", "mlp"], help="of the part leak")
     given = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     if given.part == "tables":
         for name in SETS:
             print_false_alarms(name)
             print_detection(name)
+            print_theft(name)
+        print_leak()
+        print_cost()
         return
     start = time.process_time()
-    found = PARTS[given.part](given.set, given.seed)
-    (CACHE / f"{given.part}-{given.set}-{given.seed}.json").write_text(json.dumps(found, default=float))
+    options = [given.model] if given.part == "leak" and given.model else []
+    found = PARTS[given.part](given.set, given.seed, *options)
+    kept_as = CACHE / f"{given.part}-{given.set}-{'-'.join([*options, str(given.seed)])}.json"
+    kept_as.write_text(json.dumps(found, default=float))
     print(f"{given.part}, {given.set}, seed {given.seed}: {time.process_time() - start:.0f} s of CPU")
 
 

@@ -17,6 +17,7 @@ from understudy.types import Answers, Floats, Signal
 from understudy.views import Scale
 from understudy.watch import Calibration, Queries, State, Watch, calibrate
 from understudy.watch.learning import refuse
+from understudy.watch.many import benjamini_hochberg, e_benjamini_hochberg, e_value
 from understudy.watch.ranking import Ranking, needed, rank_at, spans
 from understudy.watch.wealth import Purse, bets, coins
 
@@ -292,12 +293,27 @@ def test_the_meter_rises_with_what_was_received_and_merges_exactly() -> None:
     assert few.n == 30
 
 
+def test_equations_solved_from_far_queries_are_seen() -> None:
+    """Probabilities of 1e-30 are equations as good as any; the meter takes them as they are."""
+    from understudy.testing import linear
+
+    steep, rng = linear(features=8), np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (400, 8))
+    meter = LeakMeter.fit(x, steep.query(x), rng)
+    sketch = meter.sketch()
+    far = 8 * rng.standard_normal((60, 8))
+    logits = far @ steep.weights.T + steep.bias
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    sketch.add(far, Answers({Signal.PROBABILITIES: p / p.sum(1, keepdims=True)}, 3))
+    assert meter.raw(sketch)["probability"] > 0.97
+
+
 def test_a_sketch_survives_a_file_and_small_accounts_keep_rows() -> None:
     meter = calibration().leak
     assert meter is not None
     small = meter.sketch()
     small.add(DIGITS[:20], answer(DIGITS[:20]))
-    assert len(small.to_bytes()) < 8000
+    assert len(small.to_bytes()) < 9000
     again = LeakSketch.from_bytes(small.to_bytes(), meter)
     small.add(DIGITS[20:90], answer(DIGITS[20:90]))
     again.add(DIGITS[20:90], answer(DIGITS[20:90]))
@@ -356,3 +372,27 @@ def test_new_benign_accounts_are_ranked_like_those_of_the_calibration() -> None:
     p = np.array([watch.standing(watch.advance(watch.fresh(f"k{i}", ""), one(i))).p_value for i in range(150)])
     assert (p <= 0.1).sum() <= 28  # 15 are expected; 29 or more in one run of 1,500
     assert 0.4 < p.mean() < 0.6
+
+
+# many accounts
+
+
+def test_reports_over_many_accounts_keep_their_false_discovery_rate() -> None:
+    rng, shares, caught = np.random.default_rng(4), [], []
+    for _ in range(300):
+        statistics = np.sort(rng.normal(size=400))
+        benign, thieves = rng.normal(size=180), rng.normal(size=20) + 6
+        p = (1 + len(statistics) - statistics.searchsorted(np.concatenate([benign, thieves]))) / 401
+        reported = benjamini_hochberg(p, 0.1)
+        shares.append(reported[:180].sum() / max(reported.sum(), 1))
+        caught.append(reported[180:].mean())
+    assert np.mean(shares) <= 0.1 + 0.02
+    assert np.mean(caught) > 0.9
+
+
+def test_e_values_report_what_p_values_of_the_same_size_would() -> None:
+    p = np.array([0.001, 0.005, 0.2, 1.0])
+    assert e_value(p).tolist() == [100, 100, 0, 0]
+    assert e_benjamini_hochberg(e_value(p), 0.1).tolist() == [True, True, False, False]
+    assert e_benjamini_hochberg(np.array([15.0, 0, 0, 0]), 0.1).tolist() == [False] * 4
+    assert not benjamini_hochberg(np.zeros(0), 0.1).size

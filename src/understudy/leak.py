@@ -28,7 +28,7 @@ from understudy.views import Floats32, Scale, labels
 KEPT = 50  # queries that are kept as they are before they are summed
 _RIDGES = {"relu": (1e-3, 1e-2, 1e-1), "leaves": (1e-3, 1e-2, 1e-1), "columns": (1e-9, 1e-6, 1e-3, 1e-1)}
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
-_LEAST = 1e-9  # probabilities below are taken at this before their log
+_NONE = 1e-9  # what a probability of 0 is taken at before its log: rounding made it, or the floating point
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ class LeakSketch:
 
     def __init__(self, meter: LeakMeter) -> None:
         self.meter, self.n, self.soft = meter, 0, False
-        self._rows: list[tuple[Floats32, Floats32, bool]] = []
+        self._rows: list[tuple[Floats32, Floats, bool]] = []
         self._sums: dict[str, tuple[Array, Array]] = {}
 
     def add(self, inputs: Floats, answers: Answers) -> None:
@@ -264,7 +264,7 @@ class LeakSketch:
             for name, phi in self.meter.maps(own, soft).items():
                 exact = name == "columns"  # equations are solved with it: float32 would not do
                 f = phi.astype(np.float64) if exact else phi
-                y = np.log(np.maximum(told, _LEAST)) if exact else told
+                y = np.log(np.where(told > 0, told, _NONE)) if exact else told.astype(np.float32)
                 y = y - y.mean(1, keepdims=True) if exact else y - np.float32(1 / self.meter.outputs)
                 self._plus(name, _packed(f.T @ f), f.T @ y)
         self._rows = []
@@ -297,19 +297,19 @@ class LeakSketch:
         return made
 
 
-def _told(answers: Answers) -> tuple[Floats32, bool]:
+def _told(answers: Answers) -> tuple[Floats, bool]:
     """(n, classes) what a thief would train on, and whether it holds probabilities. Withheld mass is spread evenly."""
     if Signal.PROBABILITIES in answers:
         given, told = answers.mask(Signal.PROBABILITIES), answers[Signal.PROBABILITIES]
         told = np.where(given & np.isfinite(told), told, 0.0)
         hidden = (~given).sum(1, keepdims=True)
         rest = np.maximum(1 - told.sum(1, keepdims=True), 0) / np.maximum(hidden, 1)
-        return np.where(given, told, rest).astype(np.float32), True
+        return np.where(given, told, rest), True
     if Signal.LOGITS in answers:
         scores = np.where(answers.mask(Signal.LOGITS), answers[Signal.LOGITS], -np.inf)
         powers = np.exp(scores - scores.max(1, keepdims=True))
-        return (powers / powers.sum(1, keepdims=True)).astype(np.float32), True
-    return np.eye(answers.outputs, dtype=np.float32)[answers.labels()], False
+        return powers / powers.sum(1, keepdims=True), True
+    return np.eye(answers.outputs)[answers.labels()], False
 
 
 def _packed(square: Array) -> Array:
