@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import arrays
 
 from understudy import registry
 from understudy.errors import AnswerError, UsageError
-from understudy.types import Signal
-from understudy.wire import Message
+from understudy.targets.callable import checked
+from understudy.types import Exposure, Signal
+from understudy.wire import Asked, Message
 
 P = frozenset({Signal.PROBABILITIES})
 X = np.array([[0.1, 2.0], [1e-300, -3.5]])
@@ -154,3 +155,29 @@ def test_unusual_whole_numbers_are_read_or_refused() -> None:
     assert raw["probabilities"][0, 0] == 2.0**64
     with pytest.raises(AnswerError, match="not a rectangular array of numbers"):
         codec("kserve-v1").answers(Message(b'{"predictions": [[' + b"9" * 400 + b", NaN]]}"), P, 1)
+
+
+EXPLAINED = frozenset({Signal.PROBABILITIES, Signal.ATTRIBUTION, Signal.COUNTERFACTUAL})
+
+
+@pytest.mark.parametrize("name", ["kserve-v1", "mlflow", "open-inference"])
+def test_protocols_without_a_place_for_explanations_refuse_them(name: str) -> None:
+    answers = Exposure.of(sorted(EXPLAINED), 2).nothing(1, (2,))
+    with pytest.raises(UsageError, match="no place for attribution"):
+        codec(name).request(X, EXPLAINED)
+    with pytest.raises(UsageError, match="no place for attribution"):
+        codec(name).respond(Asked(X[:1]), answers, "model")
+
+
+@pytest.mark.parametrize("single", [None, "flat"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_explanations_travel_as_json(n: int, single: Any) -> None:
+    made, exposure = codec("json", single=single), Exposure.of(sorted(EXPLAINED), 2)
+    sent = {
+        "probabilities": np.array(ROWS)[:n],
+        "attribution": np.arange(4.0 * n).reshape(n, 4),
+        "counterfactual": np.array([[np.nan, np.nan], [1.0, 2.0]])[:n],
+    }
+    message = made.respond(Asked(X[:n]), checked(sent, n, exposure, (2,)), "model")
+    back = checked(made.answers(message, EXPLAINED, n), n, exposure, (2,))
+    assert all(np.array_equal(back[name], values, equal_nan=True) for name, values in sent.items())

@@ -21,7 +21,7 @@ from understudy.manifest import Data, FromEnvironment, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.protocols import Defence, Target
 from understudy.targets.callable import CallableTarget
-from understudy.types import Array, Box, Exposure, Floats, Signal, digest
+from understudy.types import EXPLANATIONS, Array, Box, Exposure, Floats, Signal, digest
 from understudy.wrappers import Defended
 
 
@@ -71,11 +71,11 @@ def defences(tier: Tier) -> list[Defence]:
     Rounding is last, so that granted decimals are those of what leaves, whatever a defence did before.
     Top-k and rounding act on all score signals of a tier alike, so those must agree on their grain.
     """
-    grains = [g for s, g in tier.signals.items() if s is not Signal.LABEL]
+    grains = [g for s, g in tier.signals.items() if s is not Signal.LABEL and s not in EXPLANATIONS]
     chain, last = list[Defence](), list[Defence]()
-    if not grains:
+    if not grains and not EXPLANATIONS & tier.signals.keys():
         chain.append(registry.create("defences", "label-only"))
-    else:
+    elif grains:
         if any(g != grains[0] for g in grains):
             raise ManifestError(f"tier {tier.id}: score signals must share top_k and decimals")
         if grains[0].top_k is not None:
@@ -201,6 +201,7 @@ def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, sha
     http = part.http
     assert http is not None
     codec = registry.create("protocols", http.protocol, **http.options)
+    codec.request(np.zeros((1, *space.shape)), served.signals)  # signals that it cannot ask for are found now
     make = registry.load("targets", "http")
     options = {
         "timeout_s": http.timeout_s,

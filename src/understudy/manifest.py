@@ -12,12 +12,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from understudy import faults, types
 from understudy.manifest_monitor import MonitorPart, monitor_fits
 from understudy.manifest_parts import Count, FromEnvironment, Name, Part
-from understudy.types import Exposure, Grain, Signal
+from understudy.types import EXPLANATIONS, Exposure, Grain, Signal
 
 __all__ = ["Count", "FromEnvironment", "Manifest", "MonitorPart", "Name", "Part", "exposure", "load", "schema"]
 
@@ -105,7 +105,14 @@ class Grade(Part):
     decimals: Annotated[int, Field(ge=0, le=17)] | None = None
 
 
-Signals = dict[Signal, Grade]
+def _whole(signals: dict[Signal, Grade]) -> dict[Signal, Grade]:
+    for signal in sorted(EXPLANATIONS & signals.keys()):
+        if signals[signal] != Grade():
+            raise ValueError(f"{signal.value} is given whole or not at all: it takes no top_k and no decimals")
+    return signals
+
+
+Signals = Annotated[dict[Signal, Grade], AfterValidator(_whole)]
 
 
 class TargetPart(Part):

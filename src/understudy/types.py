@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +26,14 @@ class Signal(StrEnum):
     VALUE = "value"  # (n, outputs) float64, regression
     PROBABILITIES = "probabilities"  # (n, outputs) float64
     LOGITS = "logits"  # (n, outputs) float64, any per-row constant may be added
+    ATTRIBUTION = "attribution"  # (n, outputs * d) float64: a number per input coordinate, output by output
+    COUNTERFACTUAL = "counterfactual"  # (n, d) float64: an input near by of another class; a row of NaN where none is
 
     __hash__ = str.__hash__  # equal texts are found by it too; Enum's own is a call of Python in every look-up
 
+
+#: What is said about an answer, not the answer. Whole or withheld: no grain makes them coarser.
+EXPLANATIONS = frozenset({Signal.ATTRIBUTION, Signal.COUNTERFACTUAL})
 
 #: What can be worked out from what: a customer who holds the key also holds the values.
 IMPLIES: Mapping[Signal, frozenset[Signal]] = {
@@ -35,6 +41,8 @@ IMPLIES: Mapping[Signal, frozenset[Signal]] = {
     Signal.PROBABILITIES: frozenset({Signal.PROBABILITIES, Signal.LABEL}),
     Signal.LABEL: frozenset({Signal.LABEL}),
     Signal.VALUE: frozenset({Signal.VALUE}),
+    Signal.ATTRIBUTION: frozenset({Signal.ATTRIBUTION}),
+    Signal.COUNTERFACTUAL: frozenset({Signal.COUNTERFACTUAL}),
 }
 
 
@@ -79,6 +87,16 @@ class Exposure:
     @property
     def signals(self) -> frozenset[Signal]:
         return frozenset(self.grains)
+
+    def nothing(self, rows: int, shape: Sequence[int]) -> Answers:
+        """An answer of zeros to `rows` inputs of `shape`: every signal in its own shape and type."""
+        d = prod(shape)
+        widths = {Signal.ATTRIBUTION: self.outputs * d, Signal.COUNTERFACTUAL: d}
+        values = {
+            s: np.zeros(rows, np.int64) if s is Signal.LABEL else np.zeros((rows, widths.get(s, self.outputs)))
+            for s in self.grains
+        }
+        return Answers(values, self.outputs)
 
     def reveals_at_most(self, other: Exposure) -> bool:
         """Whether everything this exposure shows could be worked out from `other`."""

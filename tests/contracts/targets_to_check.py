@@ -16,7 +16,7 @@ from understudy import registry
 from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
 from understudy.targets.network import NetworkTarget
-from understudy.testing import linear, network, steps, tree
+from understudy.testing import explained, linear, network, steps, tree
 from understudy.types import Box, Exposure
 
 
@@ -116,6 +116,15 @@ ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
     "critical-points": ([network(), replace(network(1), link="identity")], 300),
     "critical-points-deep": ([boundless(6, 5, 5, 4)], 4000),
+    "gradient-solving": (
+        [
+            explained(linear(), ["probabilities", "attribution"]),
+            explained(linear(1, outputs=2), ["label", "probabilities", "attribution"]),
+            explained(network(), ["logits", "attribution"]),
+            explained(replace(network(1, widths=(4, 5, 1)), link="identity"), ["value", "attribution"]),
+        ],
+        300,
+    ),
     "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
     "path-finding": ([tree(), tree(1, "value", outputs=1)], 900),
     "tree-labels": ([tree(2, "label"), tree(3)], 1500),

@@ -11,6 +11,7 @@ CATALOG = {
     "critical-points": "understudy.attacks.critical_points:CriticalPoints",
     "critical-points-deep": "understudy.attacks.critical_points_deep:CriticalPointsDeep",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
+    "gradient-solving": "understudy.attacks.gradient_solving:GradientSolving",
     "hessian-diagonalisation": "understudy.attacks.hessian_diagonalisation:HessianDiagonalisation",
     "path-finding": "understudy.attacks.path_finding:PathFinding",
     "retraining": "understudy.attacks.retraining:Retraining",

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from understudy import registry
 from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict
-from understudy.types import IMPLIES, Answers, Ask, Exposure, Floats, Grain, Signal, Space
+from understudy.types import EXPLANATIONS, IMPLIES, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
 #: Attacks in the order of equals, each with its options. What boosting's attack cannot solve is left to the others.
 SUITE: Mapping[str, Mapping[str, Any]] = {
@@ -40,7 +40,7 @@ class Auto:
         bought is free for the others.
 
     Needs:
-        Any signal.
+        Any signal but explanations.
 
     Cost:
         The cost of the best attack, plus what the others spent meanwhile, plus a common check set (2 % of the
@@ -55,7 +55,7 @@ class Auto:
         The paper tests model classes; this tests attacks, and interleaves them.
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset(Signal)
+    needs: ClassVar[frozenset[Signal]] = frozenset(Signal) - EXPLANATIONS
     adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
     suite: tuple[str, ...] = tuple(SUITE)
 

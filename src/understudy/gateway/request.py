@@ -141,7 +141,7 @@ def understood(service: Service, reply: Reply, rows: int) -> Answers:
     try:
         content = decoded(reply.body, reply.headers, service.guard.max_answer)
         raw = service.codec.answers(Message(content, dict(reply.headers)), service.exposure.signals, rows)
-        return checked(raw, rows, service.exposure)
+        return checked(raw, rows, service.exposure, service.space.shape)
     except (AnswerError, RequestError, UsageError) as error:
         raise Unusable(error.told if isinstance(error, AnswerError) else str(error)) from None
 

@@ -19,7 +19,7 @@ from understudy.history import warnings as disabled_by
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.manifest_monitor import BLIND
-from understudy.types import Answers, Box, Exposure, Signal, digest
+from understudy.types import Box, Exposure, Signal, digest
 from understudy.wire import Asked, Card, Message
 
 
@@ -90,9 +90,10 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     route = guard.path or urlsplit(http.url).path or "/"
     card = Card(manifest.metadata.id, None, tuple(box.shape), served)
     try:
+        codec.request(np.zeros((1, *box.shape)), served.signals)  # what this codec cannot ask for, or write, is found
         cards = codec.routes(route, card)
-        for tier in tiers.values():  # an answer that this codec cannot write is found now, not by a customer
-            codec.respond(Asked(np.zeros((1, *box.shape))), _blank(tier.grant.exposure), card.name)
+        for tier in tiers.values():  # now, not by a customer
+            codec.respond(Asked(np.zeros((1, *box.shape))), tier.grant.exposure.nothing(1, box.shape), card.name)
     except UsageError as error:
         raise ManifestError(f"{path}: target.http: {error}") from None
     return Service(
@@ -110,14 +111,6 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
         everybody=allowance(guard.limits) if guard.limits else Allowance(),
         warnings=tuple(warnings),
     )
-
-
-def _blank(exposure: Exposure) -> Answers:
-    """An answer to one row, all zeros."""
-    zeros = {
-        s: np.zeros(1, np.int64) if s is Signal.LABEL else np.zeros((1, exposure.outputs)) for s in exposure.grains
-    }
-    return Answers(zeros, exposure.outputs)
 
 
 def monitor_warnings(manifest: Manifest, guard: GuardPart) -> list[str]:

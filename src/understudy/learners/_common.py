@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from understudy.targets.callable import nothing
 from understudy.targets.linear import softmax
 from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Signal, Space
 
@@ -37,7 +36,7 @@ class Fitted:
         """Values of a regression; else labels, probabilities and logits, or those that `ask` names."""
         x = self.space.check(inputs)
         if not len(x):
-            return nothing(self.exposure)
+            return self.exposure.nothing(0, self.space.shape)
         with training():
             raw = np.asarray(self.predict(flat(x)), np.float64).reshape(len(x), self.outputs)
         if self.signal is Signal.VALUE:

@@ -13,7 +13,7 @@ import numpy as np
 from understudy.errors import AnswerError
 from understudy.manifest import Manifest, exposure
 from understudy.targets.callable import checked
-from understudy.types import Answers, Array, Bools, Exposure, Floats, Grain, Signal
+from understudy.types import EXPLANATIONS, Answers, Array, Bools, Exposure, Floats, Grain, Signal
 from understudy.watch import Queries
 
 INPUTS, MARGIN, FIRST = 1, 2, 4  # bits of a record's `kind`: what it holds; FIRST is the first signal's
@@ -31,6 +31,8 @@ class Who(NamedTuple):
 class Layout:
     """`width`: numbers of one input; `missing`: those that may be NaN; `exposure`: every signal an answer may hold.
 
+    Explanations are left out: no detector looks at them.
+
     A grain says only what is needed to judge a logged answer: whether entries may be withheld, and how few decimals
     the coarsest tier receives.
     """
@@ -43,7 +45,7 @@ class Layout:
     def of(cls, manifest: Manifest) -> Layout:
         """What any tier's answers, and the model's own, fit into."""
         sections = [manifest.target.signals, *(tier.signals for tier in manifest.tiers)]
-        grades = {s: [part[s] for part in sections if s in part] for s in Signal}
+        grades = {s: [part[s] for part in sections if s in part] for s in Signal if s not in EXPLANATIONS}
         grains = {}
         for signal, found in grades.items():
             if found:
@@ -127,8 +129,8 @@ def body_exposure(manifest: Manifest, signals: Sequence[Signal] | None) -> Expos
     """What the bodies of a log answer: `signals` of the target's, or all of them."""
     served = exposure(manifest.target.signals, manifest.target.outputs)
     if signals is None:
-        return served
-    return Exposure({s: served.grains.get(s, Grain()) for s in signals}, served.outputs)
+        signals = tuple(served.grains)
+    return Exposure({s: served.grains.get(s, Grain()) for s in signals if s not in EXPLANATIONS}, served.outputs)
 
 
 def sound(raw: dict[str, Any], n: int, shown: Exposure) -> tuple[Answers | None, dict[int, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.errors import UsageError
 from understudy.protocols import Target
-from understudy.types import Floats, Signal
+from understudy.types import EXPLANATIONS, Floats, Signal
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ParameterError:
 
     against: ClassVar[str] = "target"
     higher_is_closer: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Signal]] = frozenset(Signal)
+    needs: ClassVar[frozenset[Signal]] = frozenset(Signal) - EXPLANATIONS
 
     def measure(self, substitute: Target, reference: Target, inputs: Floats) -> Floats:
         """One value per parameter, shape (c (d + 1),): weights row by row, then biases. `inputs` are not asked.

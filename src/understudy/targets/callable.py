@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from understudy.errors import AnswerError, TargetError, UnderstudyError
-from understudy.types import Answers, Ask, Exposure, Floats, Grain, Signal, Space
+from understudy.types import EXPLANATIONS, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class CallableTarget:
         """Call the function on the checked batch and hold its answer against the exposure."""
         x = self.space.check(inputs)
         if not len(x):
-            return nothing(self.exposure)
+            return self.exposure.nothing(0, self.space.shape)
         try:
             raw = self.call(x)
         except UnderstudyError:
@@ -40,20 +41,15 @@ class CallableTarget:
                     f"({', '.join(sorted(wanted))}); return a mapping {{signal: array}}"
                 )
             raw = {next(iter(wanted)).value: raw}
-        answers = checked(raw, len(x), self.exposure)
+        answers = checked(raw, len(x), self.exposure, self.space.shape)
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)
 
 
-def nothing(exposure: Exposure) -> Answers:
-    """The answers to no question."""
-    empty = {
-        s: np.zeros(0, np.int64) if s is Signal.LABEL else np.zeros((0, exposure.outputs)) for s in exposure.grains
-    }
-    return Answers(empty, exposure.outputs)
-
-
-def checked(raw: Mapping[str, Any], n: int, exposure: Exposure) -> Answers:
+def checked(raw: Mapping[str, Any], n: int, exposure: Exposure, shape: Sequence[int] = ()) -> Answers:
     """Raw arrays as Answers, held against what was asked for: every declared signal, `n` rows, the class count.
+
+    `shape` of one input is needed for explanations: as many numbers are to come. Of two classes the second one's
+    attributions will do, (n, d): the first one's are their negative, as for probabilities and log-odds.
 
     A binary score (n,) or (n, 1) becomes (n, 2). Scores outside [0, 1] are let through as they are (an attack
     recognises logits that are called probabilities); rows inside [0, 1] must sum to one. Of a score of which only the
@@ -66,13 +62,16 @@ def checked(raw: Mapping[str, Any], n: int, exposure: Exposure) -> Answers:
             got = ", ".join(map(str, raw)) or "nothing"
             raise AnswerError(f"{signal.value} was asked for and not answered (answered: {got})")
         value = raw.get(signal, raw.get(signal.value))
+        if signal in EXPLANATIONS:
+            values[signal] = _explanation(signal, value, n, exposure.outputs, prod(shape))
+            continue
         values[signal] = _one(signal, value, n, exposure.outputs, grain)
         if grain.top_k is not None and signal is not Signal.LABEL:
             present[signal] = values[signal] != 0
     return Answers(values, exposure.outputs, present)
 
 
-def _one(signal: Signal, value: Any, n: int, outputs: int, grain: Grain) -> Any:
+def _rows(signal: Signal, value: Any, n: int) -> Floats:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -80,6 +79,26 @@ def _one(signal: Signal, value: Any, n: int, outputs: int, grain: Grain) -> Any:
     if array.shape[:1] != (n,):
         got = array.shape[0] if array.ndim else "a single number"
         raise AnswerError(f"{signal.value}: {n} inputs were asked and {got} answers came back")
+    return array
+
+
+def _explanation(signal: Signal, value: Any, n: int, outputs: int, d: int) -> Floats:
+    array = _rows(signal, value, n).reshape(n, -1)
+    wanted = d if signal is Signal.COUNTERFACTUAL else outputs * d
+    if signal is Signal.ATTRIBUTION and outputs == 2 and array.shape[1] == d:
+        array = np.hstack([-array, array])
+    if array.shape[1] != wanted:
+        raise AnswerError(f"{signal.value}: {array.shape[1]} numbers per answer, expected {wanted}")
+    odd = ~np.isfinite(array)
+    if signal is Signal.COUNTERFACTUAL:
+        odd &= ~np.isnan(array).all(1, keepdims=True)  # none was found
+    if odd.any():
+        raise AnswerError(f"{signal.value}: not all finite")
+    return array
+
+
+def _one(signal: Signal, value: Any, n: int, outputs: int, grain: Grain) -> Any:
+    array = _rows(signal, value, n)
     if signal is Signal.LABEL:
         return _labels(array, outputs)
     array = array.reshape(n, -1)

@@ -15,7 +15,7 @@ import urllib3
 from numpy.typing import ArrayLike
 
 from understudy.errors import AnswerError, InputError, TargetError
-from understudy.targets.callable import checked, nothing
+from understudy.targets.callable import checked
 from understudy.types import Answers, Ask, Exposure, Space
 from understudy.wire import Client, Message
 
@@ -67,13 +67,14 @@ class HttpTarget:
         """Ask once for all rows. Raises InputError, TargetError (nothing came) or AnswerError (what came is no use)."""
         x = self.space.check(inputs)
         if not len(x):
-            return nothing(self.exposure)
+            return self.exposure.nothing(0, self.space.shape)
         if self.max_rows is not None and len(x) > self.max_rows:
             raise InputError(f"{len(x)} rows in one request; this target takes {self.max_rows} (target.batch)")
         wanted = self.exposure.signals
         message = self._ask(self.codec.request(x, wanted))
         try:
-            answers = checked(self.codec.answers(message, wanted, len(x)), len(x), self.exposure)
+            raw = self.codec.answers(message, wanted, len(x))
+            answers = checked(raw, len(x), self.exposure, self.space.shape)
         except AnswerError as error:
             raise AnswerError(str(error), error.raw or message.body) from None
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from understudy.errors import ManifestError, MissingExtra
-from understudy.targets.callable import checked, nothing
+from understudy.targets.callable import checked
 from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
 
 _METHODS = {
@@ -105,10 +105,10 @@ class SklearnTarget:
         """Every exposed signal, held against the exposure."""
         x = self.space.check(inputs)
         if not len(x):
-            return nothing(self.exposure)
+            return self.exposure.nothing(0, self.space.shape)
         flat = x.reshape(len(x), -1)
         raw: dict[str, Any] = {signal: getattr(self.model, _METHODS[signal])(flat) for signal in self.exposure.grains}
         if Signal.LABEL in raw:
             raw[Signal.LABEL] = np.searchsorted(self.model.classes_, raw[Signal.LABEL])
-        answers = checked(raw, len(x), self.exposure)
+        answers = checked(raw, len(x), self.exposure, self.space.shape)
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)

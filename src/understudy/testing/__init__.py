@@ -33,7 +33,7 @@ from understudy.testing.defences import DefenceBench
 from understudy.testing.detectors import DetectorBench
 from understudy.testing.learners import LearnerBench
 from understudy.testing.metrics import MetricBench
-from understudy.testing.models import SpacePool, linear, network, steps, tree, victim
+from understudy.testing.models import SpacePool, explained, linear, network, steps, tree, victim
 from understudy.testing.targets import TargetBench
 from understudy.types import Floats
 
@@ -54,6 +54,7 @@ __all__ = [
     "check_learner",
     "check_metric",
     "check_target",
+    "explained",
     "laws",
     "linear",
     "network",

@@ -41,11 +41,11 @@ class Law:
         return self.name
 
 
-def check_answers(answers: Answers, exposure: Exposure, n: int, slack: float = 0.0) -> None:
+def check_answers(answers: Answers, exposure: Exposure, n: int, slack: float = 0.0, shape: Sequence[int] = ()) -> None:
     """Raise AssertionError unless `answers` are `n` rows of what `exposure` declares, and no more.
 
     `slack` is the rounding error that is forgiven, relative to max(1, |value|): a server that computes in float32
-    cannot hold 0.12 to the last bit.
+    cannot hold 0.12 to the last bit. `shape` of one input: explanations have as many numbers.
     """
     declared, held = exposure.signals, frozenset(answers.values)
     demand(held == declared, f"{sorted(declared)} declared, {sorted(held)} answered")
@@ -56,8 +56,8 @@ def check_answers(answers: Answers, exposure: Exposure, n: int, slack: float = 0
             demand(values.shape == (n,) and values.dtype == np.int64, f"label: {values.dtype} of shape {values.shape}")
             demand(((values >= 0) & (values < exposure.outputs)).all(), f"a label outside 0 to {exposure.outputs - 1}")
             continue
-        shape = (n, exposure.outputs)
-        demand(values.shape == shape == mask.shape, f"{signal.value}: shape {values.shape}, expected {shape}")
+        expected = exposure.nothing(n, shape)[signal].shape
+        demand(values.shape == expected == mask.shape, f"{signal.value}: shape {values.shape}, expected {expected}")
         demand(values.dtype == np.float64 and mask.dtype == np.bool_, f"{signal.value}: {values.dtype}, not float64")
         demand((values[~mask] == 0).all(), f"{signal.value}: a withheld entry holds a number")
         if grain.top_k is not None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from understudy.protocols import Target
 from understudy.targets.additive_steps import AdditiveStepsTarget, StepLink
+from understudy.targets.callable import CallableTarget
 from understudy.targets.linear import LinearTarget, Link
 from understudy.targets.network import Activation, NetworkTarget
 from understudy.targets.tree import TreeTarget
-from understudy.types import Answers, Box, Exposure, Floats, Signal, Space
+from understudy.types import EXPLANATIONS, Answers, Box, Exposure, Floats, Signal, Space
 from understudy.wrappers import Defended
 
 
@@ -84,9 +86,65 @@ def tree(seed: int = 0, signal: str = "probabilities", *, features: int = 4, out
     )
 
 
+def explained(model: LinearTarget | NetworkTarget, signals: str | Sequence[str]) -> CallableTarget:
+    """A model that answers `signals`, explanations among them if they are named.
+
+    Attributions are gradients: of values or logits where those are answered, else of probabilities. A counterfactual
+    is the nearest point of another class, 1e-9 beyond the boundary, and only linear classifiers have one.
+    """
+    exposure = Exposure.of(signals, model.exposure.outputs)
+    d, plain = model.space.shape[0], (Signal.VALUE, Signal.LOGITS)
+
+    def call(x: Floats) -> dict[Signal, Any]:
+        answers, wanted = model.query(x), dict[Signal, Any]()
+        if isinstance(model, LinearTarget):
+            slopes = np.broadcast_to(model.weights, (len(x), *model.weights.shape))
+        else:
+            slopes = np.stack([_jacobian(model, row) for row in x])
+        for signal in exposure.grains:
+            if signal is Signal.ATTRIBUTION:
+                if not exposure.signals.intersection(plain) and Signal.PROBABILITIES in answers:
+                    p = answers[Signal.PROBABILITIES]
+                    slopes = p[:, :, None] * (slopes - np.einsum("nk,nkd->nd", p, slopes)[:, None])
+                wanted[signal] = slopes.reshape(len(x), -1)
+            elif signal is Signal.COUNTERFACTUAL:
+                assert isinstance(model, LinearTarget)
+                wanted[signal] = _nearest_other(model, x.reshape(-1, d))
+            else:
+                wanted[signal] = answers[signal]
+        return wanted
+
+    return CallableTarget(call, exposure, model.space)
+
+
+def _jacobian(model: NetworkTarget, x: Floats) -> Floats:
+    """(outputs, d) slopes of a ReLU network's scores at one point."""
+    slopes, h = np.eye(len(x)), x
+    for weights, bias in model.layers[:-1]:
+        z = weights @ h + bias
+        slopes, h = (weights * (z > 0)[:, None]) @ slopes, np.maximum(z, 0.0)
+    made = model.layers[-1][0] @ slopes
+    return np.asarray(made if model.skip is None else made + model.skip)
+
+
+def _nearest_other(model: LinearTarget, x: Floats) -> Floats:
+    """(n, d) the nearest points of another class, just beyond the boundary."""
+    z, rows = model.scores(x), np.arange(len(x))
+    top = z.argmax(1)
+    towards = model.weights - model.weights[top][:, None]  # (n, c, d)
+    length = np.linalg.norm(towards, axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        far = np.where(length > 0, (z[rows, top][:, None] - z) / length, np.inf)
+    nearest = far.argmin(1)
+    unit = towards[rows, nearest] / length[rows, nearest][:, None]
+    return np.asarray(x + (far[rows, nearest][:, None] + 1e-9) * unit)
+
+
 def victim(signals: str | Sequence[str], seed: int = 0, *, features: int = 4, outputs: int = 3) -> Target:
     """A linear model that answers exactly `signals`: a regression for "value", else a softmax."""
     exposure = Exposure.of(signals, outputs)
+    if EXPLANATIONS & exposure.signals:
+        return explained(linear(seed, features=features, outputs=outputs), signals)
     model = linear(
         seed,
         features=features,

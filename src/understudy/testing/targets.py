@@ -30,7 +30,8 @@ class TargetBench:
 
 def exposure_is_true(bench: TargetBench) -> None:
     """Answers hold exactly what the exposure declares: signals, class count, top-k, decimals."""
-    check_answers(bench.ask(), bench.subject.exposure, len(bench.inputs), slack=1e-6)
+    shape = bench.subject.space.shape
+    check_answers(bench.ask(), bench.subject.exposure, len(bench.inputs), slack=1e-6, shape=shape)
 
 
 def halves_make_the_whole(bench: TargetBench) -> None:
@@ -43,14 +44,14 @@ def halves_make_the_whole(bench: TargetBench) -> None:
 
 def answers_an_empty_batch(bench: TargetBench) -> None:
     """No question gets no answer, and every declared signal."""
-    check_answers(bench.ask(slice(0)), bench.subject.exposure, 0)
+    check_answers(bench.ask(slice(0)), bench.subject.exposure, 0, shape=bench.subject.space.shape)
 
 
 def answers_its_space(bench: TargetBench) -> None:
     """Inputs drawn from the space are answered."""
     drawn = bench.subject.space.sample(3, np.random.default_rng(bench.seed))
     demand(drawn.shape == (3, *bench.subject.space.shape), f"the space draws shape {drawn.shape}")
-    check_answers(bench.subject.query(drawn), bench.subject.exposure, 3, slack=1e-6)
+    check_answers(bench.subject.query(drawn), bench.subject.exposure, 3, slack=1e-6, shape=bench.subject.space.shape)
 
 
 def leaves_inputs_alone(bench: TargetBench) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from understudy.errors import UnderstudyError
-from understudy.types import Answers, Exposure, Floats, Signal
+from understudy.errors import UnderstudyError, UsageError
+from understudy.types import EXPLANATIONS, Answers, Exposure, Floats, Signal
 
 JSON = {"content-type": "application/json"}  # shared by messages: never changed
 _NOTED, _LONGEST = 16, 60  # names of fields in a log entry, and characters of each
@@ -92,6 +92,12 @@ class Codec(Client, Protocol):
 
         Nothing where the path is not one of the protocol's own; raises UsageError where it is, and not for inference.
         """
+
+
+def scores_only(protocol: str, signals: Iterable[Signal]) -> None:
+    """Raises UsageError where there is an explanation among the signals: the protocol has no place for one."""
+    for signal in sorted(EXPLANATIONS.intersection(signals)):
+        raise UsageError(f"{protocol} has no place for {signal.value}; the protocol json has (fields or answer)")
 
 
 def unread(given: Mapping[str, Any], known: frozenset[str], where: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from understudy.errors import UsageError
-from understudy.types import Answers, Array, Floats, Signal
+from understudy.types import EXPLANATIONS, Answers, Array, Floats, Signal
 
 Single = Literal["flat", "column"] | None
 
@@ -17,8 +17,8 @@ def columns(answers: Answers, classes: Sequence[str], single: Single) -> dict[Si
     """What is to be written, by signal.
 
     A label is its index, or its name where there are names: a list of text. A score is float64, shape (n, outputs),
-    0 where it is withheld; with `single`, one number per row where there are two classes or one value. Raises
-    UsageError where the codec's classes are not as many as the endpoint's.
+    0 where it is withheld, an explanation as it is; with `single`, one number per row where there are two classes
+    or one value. Raises UsageError where the codec's classes are not as many as the endpoint's.
     """
     made: dict[Signal, Any] = {}
     for signal in answers.values:
@@ -27,9 +27,10 @@ def columns(answers: Answers, classes: Sequence[str], single: Single) -> dict[Si
             made[signal] = _named(value, classes, answers.outputs) if classes else np.ascontiguousarray(value, np.int64)
             continue
         given = answers.present.get(signal)
-        if signal is Signal.VALUE:  # one NaN for all: the bits that tell them apart can hold anything
+        explains = signal in EXPLANATIONS
+        if signal is Signal.VALUE or explains:  # one NaN for all: the bits that tell them apart can hold anything
             value = np.where(np.isnan(value), np.nan, value)
-        if single is not None and answers.outputs == (1 if signal is Signal.VALUE else 2):
+        if single is not None and not explains and answers.outputs == (1 if signal is Signal.VALUE else 2):
             value = _one(signal, value, answers.mask(signal))
             made[signal] = value if single == "flat" else value[:, None]
         else:

@@ -11,7 +11,7 @@ from typing import Any
 from understudy.errors import UsageError
 from understudy.types import Answers, Floats, Signal
 from understudy.wire import _json, _released
-from understudy.wire._codec import Asked, Card, Message, RequestError, noted, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, unread
 
 _ROUTE = re.compile(r"(?P<root>.*)/v1/models/(?P<name>[^/:]+)(?P<version>/versions/[^/:]+)?:(?P<verb>[^/:]+)")
 _REQUEST = frozenset({"instances", "inputs", "signature_name"})
@@ -40,6 +40,7 @@ class KServeV1:
 
     def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
         """A :predict request."""
+        scores_only("kserve-v1", signals)
         head = {"signature_name": self.signature} if self.signature else {}
         if self.columnar:
             rows: Any = {self.input_name: inputs} if self.input_name else inputs
@@ -68,6 +69,7 @@ class KServeV1:
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """`{"predictions": rows}`, or `{"outputs": columns}` to a columnar request."""
+        scores_only("kserve-v1", answers.values)
         made = _released.columns(answers, self.classes, self.single)
         if asked.form == "inputs":
             return Message(_json.write({"outputs": _released.named(made, self.fields)}))

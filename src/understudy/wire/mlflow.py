@@ -10,7 +10,7 @@ from typing import Any, Literal
 from understudy.errors import UsageError
 from understudy.types import Answers, Floats, Signal
 from understudy.wire import _json, _released
-from understudy.wire._codec import Asked, Card, Message, RequestError, noted, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, unread
 
 _FORMS = frozenset({"inputs", "instances", "dataframe_split", "dataframe_records"})
 _FRAME = frozenset({"columns", "index", "data"})
@@ -46,6 +46,7 @@ class MlflowInvocations:
 
     def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
         """An invocation. Raises UsageError where a data frame lacks column names."""
+        scores_only("mlflow", signals)
         rows: Any = inputs
         if self.form.startswith("dataframe"):
             if inputs.ndim != 2 or len(self.columns) != inputs.shape[1]:
@@ -81,6 +82,7 @@ class MlflowInvocations:
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """`{"predictions": rows}`."""
+        scores_only("mlflow", answers.values)
         made = _released.columns(answers, self.classes, self.single)
         return Message(_json.write({"predictions": _released.rows(made, self.fields)}))
 

@@ -14,7 +14,7 @@ import numpy as np
 from understudy.errors import AnswerError, UsageError
 from understudy.types import Answers, Array, Floats, Signal
 from understudy.wire import _json, _released, _tensor
-from understudy.wire._codec import Asked, Card, Message, RequestError, noted, shown, unread
+from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, shown, unread
 
 _NAMES = {"probabilities": "predict_proba", "label": "predict", "value": "predict", "logits": "decision_function"}
 _ROUTE = re.compile(r"(?P<root>.*)/v2/models/(?P<name>[^/]+)(?P<version>/versions/[^/]+)?/infer")
@@ -55,7 +55,10 @@ class OpenInference:
             raise UsageError(f"open-inference: unknown datatype {self.datatype!r} (known: {', '.join(_tensor.DTYPES)})")
 
     def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
-        """An inference request. Raises InputError where the inputs do not fit the datatype."""
+        """An inference request. Raises InputError where the inputs do not fit the datatype, UsageError for signals
+        that have no tensor.
+        """
+        scores_only("open-inference", signals)
         tensor: dict[str, Any] = {"name": self.input_name, "shape": inputs.shape, "datatype": self.datatype}
         wanted: list[dict[str, Any]] = [{"name": self._tensors[signal]} for signal in sorted(signals)]
         if self.binary:
@@ -110,6 +113,7 @@ class OpenInference:
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """One tensor per released signal, `model_name`, and the request's `id`."""
+        scores_only("open-inference", answers.values)
         made = _released.columns(answers, self.classes, self.single)
         outputs, tail = [], list[bytes]()
         for signal, column in made.items():
@@ -141,6 +145,7 @@ class OpenInference:
         found = _ROUTE.fullmatch(path)
         if found is None:
             return {}
+        scores_only("open-inference", card.exposure.signals)
         root, model = found["root"] + "/v2", f"{found['root']}/v2/models/{found['name']}"
         versions = {"versions": [card.version]} if card.version else {}
         outputs = []
@@ -167,11 +172,13 @@ class OpenInference:
 
     @cached_property
     def _tensors(self) -> dict[Signal, str]:
-        return {signal: self.outputs.get(signal.value, _NAMES[signal.value]) for signal in Signal}
+        return {signal: self.outputs.get(signal.value, _NAMES[signal.value]) for signal in Signal if signal in _NAMES}
 
     @cached_property
     def _signals(self) -> dict[str, tuple[Signal, ...]]:
-        return {name: tuple(s for s in Signal if self._tensors[s] == name) for name in self._tensors.values()}
+        return {
+            name: tuple(s for s, tensor in self._tensors.items() if tensor == name) for name in self._tensors.values()
+        }
 
     @cached_property
     def _alike(self) -> tuple[frozenset[Signal], ...]:
