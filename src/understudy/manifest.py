@@ -10,14 +10,14 @@ import datetime as dt
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from understudy import faults, types
 from understudy.manifest_monitor import MonitorPart, monitor_fits
-from understudy.manifest_parts import Count, FromEnvironment, Name, Part
-from understudy.types import EXPLANATIONS, Exposure, Grain, Signal
+from understudy.manifest_parts import Count, FromEnvironment, Grade, Name, Part, Signals
+from understudy.types import Exposure, Grain, Signal
 
 __all__ = ["Count", "FromEnvironment", "Manifest", "MonitorPart", "Name", "Part", "exposure", "load", "schema"]
 
@@ -96,23 +96,6 @@ class Http(Part):
     timeout_s: float = Field(30, gt=0)
     retries: int = Field(4, ge=0, le=10)
     ca_file: str | None = None
-
-
-class Grade(Part):
-    """How much of one signal: absent = all of it."""
-
-    top_k: Count | None = None
-    decimals: Annotated[int, Field(ge=0, le=17)] | None = None
-
-
-def _whole(signals: dict[Signal, Grade]) -> dict[Signal, Grade]:
-    for signal in sorted(EXPLANATIONS & signals.keys()):
-        if signals[signal] != Grade():
-            raise ValueError(f"{signal.value} is given whole or not at all: it takes no top_k and no decimals")
-    return signals
-
-
-Signals = Annotated[dict[Signal, Grade], AfterValidator(_whole)]
 
 
 class TargetPart(Part):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from understudy.types import EXPLANATIONS, Signal
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -30,3 +32,20 @@ class FromEnvironment(Part):
 
     env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     prefix: str = ""
+
+
+class Grade(Part):
+    """How much of one signal: absent = all of it."""
+
+    top_k: Count | None = None
+    decimals: Annotated[int, Field(ge=0, le=17)] | None = None
+
+
+def _whole(signals: dict[Signal, Grade]) -> dict[Signal, Grade]:
+    for signal in sorted(EXPLANATIONS & signals.keys()):
+        if signals[signal] != Grade():
+            raise ValueError(f"{signal.value} is given whole or not at all: it takes no top_k and no decimals")
+    return signals
+
+
+Signals = Annotated[dict[Signal, Grade], AfterValidator(_whole)]
