@@ -114,6 +114,15 @@ def boundless(*widths: int) -> NetworkTarget:
 #: What attacks on families other than linear models are put to work on, and with how many queries.
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
+    "attribution-regression": (
+        [
+            explained(linear(), ["logits", "attribution"]),
+            explained(linear(1, outputs=2), ["probabilities", "attribution"]),
+            explained(linear(1, outputs=1, link="identity"), ["value", "attribution"]),
+        ],
+        300,
+    ),
+    "counterfactual": ([explained(linear(outputs=2), ["label", "counterfactual"])], 300),
     "critical-points": ([network(), replace(network(1), link="identity")], 300),
     "critical-points-deep": ([boundless(6, 5, 5, 4)], 4000),
     "gradient-solving": (

@@ -6,8 +6,10 @@ evaluation set, and reaches learners and other attacks by name through the regis
 
 CATALOG = {
     "additive-steps": "understudy.attacks.additive_steps:AdditiveSteps",
+    "attribution-regression": "understudy.attacks.attribution_regression:AttributionRegression",
     "auto": "understudy.attacks.auto:Auto",
     "boundary-nullspace": "understudy.attacks.boundary_nullspace:BoundaryNullspace",
+    "counterfactual": "understudy.attacks.counterfactual:Counterfactual",
     "critical-points": "understudy.attacks.critical_points:CriticalPoints",
     "critical-points-deep": "understudy.attacks.critical_points_deep:CriticalPointsDeep",
     "equation-solving": "understudy.attacks.equation_solving:EquationSolving",
