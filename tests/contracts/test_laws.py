@@ -77,7 +77,7 @@ def test_an_expected_failure_is_accepted_while_it_lasts() -> None:
 
 def test_a_kind_without_laws_is_named() -> None:
     with pytest.raises(UnknownName, match="attacks, defences"):
-        laws("detectors")
+        laws("judges")
 
 
 def test_no_summary_of_nothing() -> None:
