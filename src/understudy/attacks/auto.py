@@ -11,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from understudy import registry
+from understudy.errors import BudgetExceeded
 from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict
 from understudy.types import EXPLANATIONS, IMPLIES, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
@@ -33,11 +34,12 @@ class Auto:
     """Try every attack that the exposure allows and report the best substitute at each number of queries.
 
     Extracts:
-        Whatever the suite extracts. Attacks that solve go first where scores are whole: each sees after a few queries
-        whether the model is of its family, and where one is exact nothing else is asked. Otherwise the attacks take
-        turns, the one going next that will have spent least once it has its next substitute, so that the best costs at
-        most about as many times its own price as there are attacks left. Answers are shared: a row that one attack has
-        bought is free for the others.
+        Whatever the suite extracts. Attacks that solve go first where scores are whole: each sees after a few
+        queries whether the model is of its family, and where one is exact nothing else is asked. Those that
+        have nothing to show yet may spend half of the budget between them. Otherwise the attacks take turns,
+        the one going next that will have spent least once it has its next substitute, so that the best costs at
+        most about as many times its own price as there are attacks left. Answers are shared: a row that one
+        attack has bought is free for the others.
 
     Needs:
         Any signal but explanations.
@@ -84,12 +86,13 @@ class Auto:
 
     def _fitting(self, target: Metered, bought: _Bought, rng: Generator) -> tuple[list[_Turn], dict[str, str]]:
         turns, set_aside = [], {}
+        trial = target.spent + target.remaining // 2  # what is left then is for those that need no family
         for name in self.suite:
             attack: Attack = registry.create("attacks", name, **SUITE.get(name, {}))
             if why := _unfit(attack, target.exposure):
                 set_aside[name] = why
             else:
-                turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0]))
+                turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0], trial if turns else None))
         return turns, set_aside
 
 
@@ -140,10 +143,13 @@ class _Bought:
 
 
 class _Share:
-    """The meter as one attack of the suite sees it. An attack that solves always buys: it tests for determinism."""
+    """The meter as one attack of the suite sees it. An attack that solves always buys: it tests for determinism.
 
-    def __init__(self, target: Metered, bought: _Bought, reuse: bool) -> None:
-        self.target, self._bought, self._reuse = target, bought, reuse
+    `ends`: how much may have been spent, by all, while this attack has nothing to show; None = everything.
+    """
+
+    def __init__(self, target: Metered, bought: _Bought, reuse: bool, ends: int | None) -> None:
+        self.target, self._bought, self._reuse, self.ends = target, bought, reuse, ends
 
     @property
     def space(self) -> Space:
@@ -159,11 +165,14 @@ class _Share:
 
     @property
     def remaining(self) -> int:
-        return self.target.remaining
+        left = self.target.remaining
+        return left if self.ends is None else max(min(left, self.ends - self.target.spent), 0)
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """Known rows from memory, the others bought and remembered."""
         x = self.space.check(inputs)
+        if self.ends is not None and len(x) > self.remaining:
+            raise BudgetExceeded(f"{len(x)} queries are asked; {self.remaining} are left to attacks on trial")
         fresh = np.array([not self._reuse or place is None for place in self._bought.known(x)], bool)
         if fresh.all():
             answers = self.target.query(x, ask)
@@ -181,14 +190,17 @@ class _Share:
 class _Turn:
     """One attack of the suite, advanced one substitute at a time."""
 
-    def __init__(self, name: str, attack: Attack, target: Metered, bought: _Bought, rng: Generator) -> None:
+    def __init__(
+        self, name: str, attack: Attack, target: Metered, bought: _Bought, rng: Generator, trial: int | None
+    ) -> None:
         self.name, self._target, self.own = name, target, 0
         self.solves = Signal.LABEL not in attack.needs
         self.first = self.solves and all(g == Grain() for s, g in target.exposure.grains.items() if s in attack.needs)
         opening = getattr(attack, "opening", None)  # an attack that cannot say is tried first
         self.ahead: int = opening(target.space, target.exposure.outputs) if opening else 0
         self._last: Extraction | None = None
-        self._run = attack.run(_Share(target, bought, reuse=not self.solves), bought, rng)
+        self._share = _Share(target, bought, not self.solves, trial if self.first else None)
+        self._run = attack.run(self._share, bought, rng)
 
     def step(self) -> Extraction | None:
         """The next substitute, or None when the attack has ended."""
@@ -197,6 +209,8 @@ class _Turn:
         self.ahead = self._target.spent - before
         self.own += self.ahead
         self._last = found or self._last
+        if found is not None and found.substitute is not None:
+            self._share.ends = None
         return found
 
     @property
