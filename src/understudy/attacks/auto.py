@@ -18,11 +18,14 @@ from understudy.types import EXPLANATIONS, IMPLIES, Answers, Ask, Exposure, Floa
 #: Attacks in the order of equals, each with its options. What boosting's attack cannot solve is left to the others.
 SUITE: Mapping[str, Mapping[str, Any]] = {
     "equation-solving": {},
+    "gradient-solving": {},
+    "attribution-regression": {},
+    "counterfactual": {},
     "critical-points": {},
     "critical-points-deep": {},
     "hessian-diagonalisation": {},
     "path-finding": {},
-    "additive-steps": {"train": False, "reserve": 0.7},
+    "additive-steps": {"train": False, "reserve": 0.0},
     "boundary-nullspace": {},
     "retraining": {},
     "tree-labels": {},
@@ -85,7 +88,7 @@ class Auto:
                 return
 
     def _fitting(self, target: Metered, bought: _Bought, rng: Generator) -> tuple[list[_Turn], dict[str, str]]:
-        turns, set_aside = [], {}
+        turns, set_aside = list[_Turn](), dict[str, str]()
         trial = target.spent + target.remaining // 2  # what is left then is for those that need no family
         for name in self.suite:
             attack: Attack = registry.create("attacks", name, **SUITE.get(name, {}))
