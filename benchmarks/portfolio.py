@@ -40,7 +40,15 @@ OUTSIDE = ("unseen-clusters", "other-units")
 
 
 def table(name: str) -> tuple[Any, Any]:
-    """Inputs and classes of a real table, from a Debian package, kept in .bench/; SystemExit where out of reach."""
+    """Inputs and classes of a real table: scikit-learn's, or from a Debian package, which is kept in .bench/.
+
+    Raises SystemExit where a package is out of reach.
+    """
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        return x / 16, y
     kept = CACHE / f"{name}.npz"
     if not kept.exists():
         import pandas
@@ -94,15 +102,16 @@ class World:
 
     name: str
     kind: str
+    shares = SHARES
 
     def __post_init__(self) -> None:
         x, y = table(self.name)
         rng = np.random.default_rng(20)
         order = rng.permutation(len(x))
-        cuts = np.cumsum([round(share * len(x)) for share in SHARES.values()])[:-1]
+        cuts = np.cumsum([round(share * len(x)) for share in self.shares.values()])[:-1]
         parts = np.split(order, cuts)
-        self.rows: dict[str, Any] = {name: x[part] for name, part in zip(SHARES, parts, strict=True)}
-        self.truth: dict[str, Any] = {name: y[part] for name, part in zip(SHARES, parts, strict=True)}
+        self.rows: dict[str, Any] = {name: x[part] for name, part in zip(self.shares, parts, strict=True)}
+        self.truth: dict[str, Any] = {name: y[part] for name, part in zip(self.shares, parts, strict=True)}
         self.d, self.outputs = x.shape[1], int(y.max()) + 1
         self.low, self.high, self.sd = x.min(0), x.max(0), np.maximum(x.std(0), 1e-9)
         self.values = [np.unique(column) for column in x.T]  # what a customer can type into a field
