@@ -14,7 +14,6 @@ else has. A copy is the network of knockoff_digits.py, 60 epochs of batches of 3
 from __future__ import annotations
 
 import gzip
-import http.client
 import json
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from art_thief import AT_ONCE, ROUTE, Gateway
 from common import heading, one_thread, row
 from knockoff_digits import art_python
 
@@ -36,12 +36,11 @@ from portfolio import CACHE, World, behaviours, customer
 ROOT = Path(__file__).parents[1]
 SEEDS, ATTACKS, FAR = (0, 1, 2), ("KnockoffNets", "CopycatCNN"), (100, 250, 500, 1000, 2000, 4000, 8000)
 BUDGETS = {"uniform": FAR, "fashion": FAR, "digits": (50, 100, 200, 390)}
-KNOWN, NEW, LIFE, AT_ONCE, LEVEL = 400, 60, 128, 8, 0.01
+KNOWN, NEW, LIFE, LEVEL = 400, 60, 128, 0.01
 GOAL = 0.9
 FEW = 390  # queries up to which a copy of our own is trained on the same answers
 FAR_POOLS = [(attack, pool) for attack in ATTACKS for pool in ("uniform", "fashion")]
 PARTS = {"training": 0.24, "owner": 0.2, "calibration": 0.13, "test": 0.08, "thief": 0.22, "held": 0.13}
-ROUTE = "/v2/models/digits/infer"
 
 
 class Run(NamedTuple):
@@ -81,27 +80,7 @@ def customers(world: World, part: str, n: int, seed: int) -> Iterator[Any]:
         yield np.clip(customer(world, part, kind, LIFE, rng), 0, 1)
 
 
-# over HTTP
-
-
-class Gateway:
-    """A client of the guard with one key; it speaks Open Inference."""
-
-    def __init__(self, port: int, key: str) -> None:
-        self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        self._head = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-
-    def __call__(self, x: Any) -> Any:
-        """(n, 10) probabilities."""
-        tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP64", "data": x.ravel().tolist()}
-        body = json.dumps({"inputs": [tensor], "outputs": [{"name": "predict_proba"}]})
-        self._http.request("POST", ROUTE, body, self._head)
-        answer = self._http.getresponse()
-        told = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"the guard answered {answer.status}: {told[:500]!r}")
-        found = next(o for o in json.loads(told)["outputs"] if o["name"] == "predict_proba")
-        return np.array(found["data"]).reshape(found["shape"])
+# what is attacked
 
 
 def serve(port: int) -> None:
@@ -194,42 +173,9 @@ def new_names() -> list[str]:
 def thieves(pools: Path, port: int, runs: Sequence[tuple[Run, str]]) -> list[float]:
     """The fidelity that each run of ART's reached."""
     orders = "".join(json.dumps([*run, key]) + "\n" for run, key in runs)
-    command = [art_python(), __file__, "--peer", pools, str(port)]
+    command = [art_python(), ROOT / "benchmarks/art_thief.py", pools, str(port)]
     done = subprocess.run(command, input=orders, stdout=subprocess.PIPE, text=True, check=True)
     return [float(line) for line in done.stdout.split()]
-
-
-def thief(path: str, port: int) -> None:
-    """Runs in ART's environment; nothing of Understudy is imported here."""
-    import torch
-    from art.attacks import extraction
-    from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
-
-    torch.set_num_threads(1)
-    pools = dict(np.load(path))
-    for line in sys.stdin:
-        attack, pool, seed, budget, key = json.loads(line)
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - ART draws from numpy's shared generator
-        net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
-        copy = PyTorchClassifier(
-            net,
-            loss=torch.nn.CrossEntropyLoss(),
-            optimizer=torch.optim.Adam(net.parameters(), lr=1e-3),
-            input_shape=(64,),
-            nb_classes=10,
-            clip_values=(0, 1),
-            device_type="cpu",
-        )
-        victim = BlackBoxClassifier(Gateway(port, key), (64,), 10, (0, 1))
-        options = {"batch_size_fit": 32, "batch_size_query": AT_ONCE, "nb_epochs": 60, "nb_stolen": budget}
-        if attack == "KnockoffNets":
-            options |= {"use_probability": True, "verbose": False}
-        uniform = np.random.default_rng(seed).uniform(0, 1, (10_000, 64))
-        x = (uniform if pool == "uniform" else pools[pool]).astype(np.float32)
-        stolen = getattr(extraction, attack)(victim, **options).extract(x, thieved_classifier=copy)
-        told = stolen.predict(pools["held"].astype(np.float32)).argmax(1)
-        print((told == pools["answered"]).mean(), flush=True)
 
 
 def fashion() -> Any:
@@ -418,7 +364,5 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--serve", port]:
             serve(int(port))
-        case ["--peer", pools, port]:
-            thief(pools, int(port))
         case _:
             main()
