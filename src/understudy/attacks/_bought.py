@@ -17,6 +17,10 @@ Ints = NDArray[np.int64]
 _SATURATED = 1e-9  # closer than this to 1, a largest probability says nothing
 
 
+class Spent(Exception):
+    """The budget does not hold the next batch; nothing of it was asked."""
+
+
 @dataclass(frozen=True)
 class Precision:
     """How fine answers are: rounded to `decimals`, or floats of a relative precision."""

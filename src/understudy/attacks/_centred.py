@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from understudy.attacks._bought import Precision
+from understudy.attacks._bought import Precision, Spent
 from understudy.attacks._frame import Frame
 from understudy.protocols import Metered
 from understudy.types import Floats, Signal
 
 _ROUNDING = 4 * 2.0**-53  # relative error of a score
-
-
-class Spent(Exception):
-    """The budget does not hold the next batch; nothing of it was asked."""
 
 
 class Centred:

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from understudy.attacks._bought import Precision
+from understudy.attacks._bought import Precision, Spent
 from understudy.attacks._frame import Frame
 from understudy.protocols import Metered
 from understudy.types import Answers, Box, Floats, Signal
 
 _ROUNDOFF = 4.0  # units in the last place that a network's sums cost
-
-
-class Spent(Exception):
-    """The budget does not hold the next batch; nothing of it was asked."""
 
 
 @dataclass(frozen=True)

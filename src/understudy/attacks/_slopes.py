@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from understudy.attacks._bought import Precision
+from understudy.attacks._bought import Precision, Spent
 from understudy.attacks._frame import Frame
 from understudy.protocols import Metered
 from understudy.targets.linear import softmax
-from understudy.types import Floats, Signal
+from understudy.types import Exposure, Floats, Signal
 
 #: What the attributions are the gradients of. `odds`: of the log-odds of the second of two classes.
 Kind = Literal["scores", "odds", "probabilities"]
@@ -19,8 +19,12 @@ Kind = Literal["scores", "odds", "probabilities"]
 _ROUNDING = 8 * 2.0**-53
 
 
-class Spent(Exception):
-    """The budget does not hold the next batch; nothing of it was asked."""
+def beside(exposure: Exposure) -> Signal | None:
+    """The scores that come beside attributions, every class of them; None where either is withheld."""
+    given, order = exposure.grains, (Signal.VALUE, Signal.LOGITS, Signal.PROBABILITIES)
+    if Signal.ATTRIBUTION not in given:
+        return None
+    return next((s for s in order if s in given and given[s].top_k is None), None)
 
 
 class Seen(NamedTuple):

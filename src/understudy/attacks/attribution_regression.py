@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._bought import Spent
 from understudy.attacks._frame import Frame
-from understudy.attacks._slopes import Raw, Seen, Slopes, Spent
+from understudy.attacks._slopes import Raw, Seen, Slopes, beside
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.linear import LinearTarget
 from understudy.types import Floats, Signal
@@ -59,9 +60,8 @@ class AttributionRegression:
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
         """Better and better copies; the last one is exact, or the model is refused, or the budget has ended."""
-        given, order = target.exposure.grains, (Signal.VALUE, Signal.LOGITS, Signal.PROBABILITIES)
-        signal = next((s for s in order if s in given and given[s].top_k is None), None)
-        if Signal.ATTRIBUTION not in given or signal is None:
+        signal = beside(target.exposure)
+        if signal is None:
             reason = "attributions alone leave biases open: values, logits or all probabilities are needed beside them"
             yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, {"reason": reason})
             return

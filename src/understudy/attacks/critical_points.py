@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._bought import Spent
 from understudy.attacks._frame import Frame
 from understudy.attacks._lines import walled
 from understudy.attacks._one_layer import Limits, OneLayer
 from understudy.attacks._relu_net import Net, misfit
-from understudy.attacks._scores import Scores, Spent
+from understudy.attacks._scores import Scores
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.types import Floats, Signal
 

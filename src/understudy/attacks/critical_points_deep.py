@@ -10,12 +10,13 @@ import numpy as np
 from numpy.random import Generator
 
 from understudy.attacks._behind import Behind, Inner, polished
+from understudy.attacks._bought import Spent
 from understudy.attacks._frame import Frame
 from understudy.attacks._lines import walled
 from understudy.attacks._one_layer import Limits
 from understudy.attacks._peel import First, Peel
 from understudy.attacks._relu_net import Net, misfit
-from understudy.attacks._scores import Scores, Spent
+from understudy.attacks._scores import Scores
 from understudy.attacks.critical_points import refusal
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.network import NetworkTarget

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.random import Generator
 
-from understudy.attacks._centred import Centred, Spent
+from understudy.attacks._bought import Spent
+from understudy.attacks._centred import Centred
 from understudy.attacks._frame import Frame
 from understudy.attacks._smooth import Layer, directions, refine, unit_on_a_line
 from understudy.protocols import Extraction, Metered, Pool, Verdict

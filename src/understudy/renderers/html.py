@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.records import Report
 from understudy.renderers import _words as words
 from understudy.renderers import charts
+from understudy.renderers._page import css, environment
 from understudy.renderers._svg import unique
 
 
@@ -24,17 +23,9 @@ def render(report: Report) -> str:
     Returns:
         One HTML document with its styles and drawings inside: no script, no request to anywhere.
     """
-    env = Environment(
-        loader=PackageLoader("understudy.renderers", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    env = environment()
     env.globals["words"] = words
     env.filters["notes"] = _notes
-    css = resources.files("understudy.renderers").joinpath("templates", "report.css").read_text(encoding="utf-8")
     by_id = {f.id: f for f in report.findings}
     hero = by_id[report.hero]
     drawn = [charts.ladder(report, narrow) for narrow in (False, True)]
@@ -46,7 +37,7 @@ def render(report: Report) -> str:
     origin |= {d.finding: f"d-{i}" for i, d in reversed([*enumerate(report.derivations, 1)])}
     return env.get_template("report.html.j2").render(
         r=report,
-        css=Markup(css),
+        css=css(),
         by_id=by_id,
         hero=hero,
         ladder_chart=pairs[0:2],
