@@ -165,7 +165,7 @@ class Feed:
 
     def _decide(self, account: Account, now: float, done: Done) -> None:
         state, tally = account
-        standing = self._standing(state)
+        standing = self.watch.standing(state, leak=False)
         leak = self._leak(account) if any(s.when.leak or s.when.leak_budget for s in self.monitor.response) else None
         seen = Seen(state.principal, state.party, tally.tier, self._p_value(standing), leak, tally.queries)
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
@@ -183,14 +183,6 @@ class Feed:
             self._held.setdefault((response.whom, response.name), []).append(response)
             self._ending[response.id] = response
         done.made += made
-
-    def _standing(self, state: State) -> Standing:
-        """Without the leak, which costs a hundred times the rest."""
-        sketch, state.sketch = state.sketch, None
-        try:
-            return self.watch.standing(state)
-        finally:
-            state.sketch = sketch
 
     def _p_value(self, standing: Standing) -> float:
         """Short of an alarm no p-value counts as within the level."""
@@ -265,11 +257,7 @@ class Feed:
                 return
             except UsageError:
                 pass  # too few of its own queries are kept
-        again = self.watch.fresh(state.principal, state.party, state.segment)
-        state.purse, state.peak, state.best, state.born, state.alarmed_at = (
-            *(again.purse, again.peak, again.best, state.n),
-            None,
-        )
+        self.watch.restart(state)
         self.states.put(account)
 
     def _save(self, now: float) -> None:

@@ -101,15 +101,15 @@ class Watch:
             if state.alarmed_at is None and limit is not None and state.best[e] > limit:
                 state.alarmed_at = state.n + rows.start + int(np.argmax(z[rows] > limit)) + 1
 
-    def standing(self, state: State) -> Standing:
-        """Where the account stands now."""
+    def standing(self, state: State, leak: bool = True) -> Standing:
+        """Where the account stands now. `leak`: read the meter too, which costs a hundred times the rest."""
         c, n = self.calibration, max(state.n, 1)
         ranking = c.ranks(state.segment)
         now = np.full(len(c.scorer.names), -np.inf)
         if state.age:
             now = c.normaliser.each(state.peak, state.age)
         order = np.argsort(-now, kind="stable")
-        leak = state.sketch is not None and state.sketch.n > 0
+        leak = leak and state.sketch is not None and state.sketch.n > 0
         return Standing(
             *(state.principal, state.party, state.n, state.since, state.until),
             p_value=ranking.p_value(state.best),
@@ -135,9 +135,13 @@ class Watch:
             raise UsageError(f"{state.principal} has {len(state.first)} scored queries; re-baselining needs {BASELINE}")
         state.own = tuple(np.sort(column[~np.isnan(column)]) for column in state.first.T.astype(np.float64))
         state.approvals.append({"by": by, "at": at, "n": state.n, "alarmed_at": state.alarmed_at})
+        self.restart(state)
+        return state
+
+    def restart(self, state: State) -> None:
+        """Let the account's wealth and alarm start anew; what it asked stays known."""
         again = self.fresh(state.principal, state.party, state.segment)
         state.purse, state.peak, state.best, state.born, state.alarmed_at = (
             *(again.purse, again.peak, again.best, state.n),
             None,
         )
-        return state
