@@ -21,7 +21,7 @@ from common import heading, one_thread, row
 from portfolio import CACHE, OUTSIDE, PORTFOLIO, THIEVES, World, behaviours, customer, diluted, queries
 
 SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("forest", 512)}
-ACCOUNTS, TESTED, STREAMS = 2000, 1000, 20
+ACCOUNTS, TESTED, STREAMS = 2000, 2000, 20
 DILUTIONS, SPLITS = (0, 1, 4, 9), (5, 20, 100)
 LEVEL = 0.01
 
@@ -68,19 +68,26 @@ def false_alarms(name: str, seed: int) -> Any:
 
     world, rng = world_of(name), np.random.default_rng([seed, 2])
     made = calibration(world, seed)
-    watch, confident = Watch(made), made.ranking.threshold(0, LEVEL, 0.95)
+    watch = Watch(made)
     found: dict[str, list[list[float]]] = {}
     kinds = behaviours(TESTED, rng) + [kind for kind in OUTSIDE for _ in range(50)]
     for i, behaviour in enumerate(kinds):
         x = customer(world, "test", behaviour, SETS[name][1], rng)
         segment = PORTFOLIO[behaviour][1] if behaviour in PORTFOLIO else None
         s = stand(watch, world, f"test-{i}", x, segment)
-        pooled = made.ranking.p_value(np.array([s.z]))
-        # alarmed, p among all, whether the pooled rank alone would have, p <= 0.1 %, alarmed at the confident rank
+        undeclared = s if segment not in made.segments else stand(watch, world, f"test-{i}", x)
+        confident = made.cohort(segment).ranking.threshold(0, LEVEL, 0.95)
+        # alarmed, p-value, alarmed if its segment is not declared, alarmed at the confident rank (None: too few)
         found.setdefault(behaviour, []).append(
-            [s.alarmed_at is not None, s.p_value, pooled <= LEVEL, pooled <= LEVEL / 10, s.z > confident]
+            [
+                s.alarmed_at is not None,
+                s.p_value,
+                undeclared.alarmed_at is not None,
+                None if confident is None else s.z > confident,
+            ]
         )
-    return {"accounts": made.accounts, "segments": {n: r.accounts for n, r in made.segments.items()}, "found": found}
+    segments = {name: cohort.ranking.accounts for name, cohort in made.segments.items()}
+    return {"accounts": made.accounts, "segments": segments, "found": found}
 
 
 def detection(name: str, seed: int) -> Any:

@@ -16,7 +16,7 @@ from understudy.leak import LeakMeter, LeakSketch
 from understudy.types import Answers, Floats, Signal
 from understudy.views import Scale
 from understudy.watch import Calibration, Queries, State, Watch, calibrate
-from understudy.watch.learning import refuse
+from understudy.watch.learning import _Account, _own_cohorts, refuse
 from understudy.watch.many import benjamini_hochberg, e_benjamini_hochberg, e_value
 from understudy.watch.ranking import Ranking, needed, rank_at, spans
 from understudy.watch.wealth import Purse, bets, coins
@@ -194,6 +194,77 @@ def test_segments_have_their_rates_and_the_worst_is_named() -> None:
     assert worst is not None
     assert worst[0] == "batch"
     assert worst[1] <= worst[2] <= 38
+
+
+def what_if(i: int) -> Floats:
+    """A tool: eight records, each with one pixel at eight of its values."""
+    rng, x = np.random.default_rng([i, 2]), benign(i)
+    for start in range(0, LIFE, 8):
+        x[start : start + 8] = x[start]
+        x[np.arange(start, start + 8), rng.integers(64)] = rng.permutation(17)[:8]
+    return x
+
+
+def line_search(i: int) -> Floats:
+    """One pixel in halves, record after record."""
+    rng, x = np.random.default_rng([i, 3]), benign(i)
+    for start in range(0, LIFE, 8):
+        x[start : start + 8] = x[start]
+        x[np.arange(start, start + 8), rng.integers(20, 44)] = 16 * 0.5 ** np.arange(8)
+    return x
+
+
+@cache
+def with_tools(declared: bool) -> Calibration:
+    """500 accounts, 200 of them tools; 300 are ranked."""
+    kinds = [(what_if, "tools" if declared else None) if i % 5 < 2 else (benign, None) for i in range(500)]
+    accounts = [[account(f"b{i}", asked(i), segment)] for i, (asked, segment) in enumerate(kinds)]
+    return calibrate(OWNED, answer(OWNED), accounts, np.random.default_rng(6), level=0.02, horizon=LIFE)
+
+
+def stands(known: Calibration, x: Floats, name: str, segment: str | None) -> State:
+    watch = Watch(known)
+    return watch.advance(watch.fresh(name, "p", segment), account(name, x))
+
+
+def test_each_cohort_keeps_the_level_for_its_own_accounts() -> None:
+    known = with_tools(True)
+    assert known.accounts + known.segments["tools"].ranking.accounts == 300
+    assert known.rates == {"tools": (1, 117)}  # the threshold is rank 116 of 117
+    watch = Watch(known)
+    for asked, segment in ((benign, None), (what_if, "tools")):
+        states = [stands(known, asked(1000 + i), f"n{i}", segment) for i in range(60)]
+        p = np.array([watch.standing(state).p_value for state in states])
+        assert (p <= 0.1).sum() <= 16  # beta-binomial: 17 or more once in 1,000
+        assert 0.35 < p.mean() < 0.65
+
+
+def test_a_declared_segment_does_not_set_the_threshold_of_all_others() -> None:
+    alone = [stands(with_tools(True), line_search(2000 + i), f"t{i}", None).alarmed_at for i in range(10)]
+    pooled = [stands(with_tools(False), line_search(2000 + i), f"t{i}", None).alarmed_at for i in range(10)]
+    assert all(at is not None and at <= 4 for at in alone)
+    assert all(at is None or at >= 6 for at in pooled)
+    tools = [stands(with_tools(True), what_if(3000 + i), f"u{i}", None).alarmed_at for i in range(10)]
+    assert None not in tools  # what a tool that nobody declares must expect
+
+
+def test_a_calibration_with_cohorts_survives_a_file() -> None:
+    again = Calibration.from_bytes(with_tools(True).to_bytes())
+    assert again.to_bytes() == with_tools(True).to_bytes()
+    for segment in (None, "tools", "never heard of"):
+        there, here = (stands(known, what_if(4000), "f", segment) for known in (again, with_tools(True)))
+        assert (there.alarmed_at, there.best.tolist()) == (here.alarmed_at, here.best.tolist())
+        assert again.limit(segment) == with_tools(True).limit(segment)
+    assert again.limit("never heard of") == again.threshold != again.limit("tools")
+
+
+def test_how_many_accounts_declare_a_segment_decides_whether_it_is_ranked_by_itself() -> None:
+    def own(*segments: str | None) -> list[str]:
+        return _own_cohorts([_Account("a", s, np.zeros((1, 9)), np.zeros(1)) for s in segments], 10)
+
+    assert own(*[None] * 10, *["a"] * 10, *["b"] * 9) == ["a"]
+    assert own(*[None] * 9, *["a"] * 30) == []  # too few would be left for the rest
+    assert own(*["a"] * 30, *["b"] * 20, *["c"] * 10) == ["a", "b"]
 
 
 def test_another_accounts_queries_are_refused() -> None:

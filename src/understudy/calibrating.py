@@ -94,13 +94,13 @@ def remarks(calibration: Calibration) -> Iterator[str]:
         f"{calibration.accounts:,} benign accounts ranked over their first {calibration.horizon:,} queries; "
         f"{100 * calibration.level:g} % of accounts like these are ever alarmed, {sure}"
     )
-    for name, ranking in calibration.segments.items():
-        yield f"segment {name!r} is ranked by itself ({ranking.accounts:,} accounts)"
+    for name, cohort in calibration.segments.items():
+        yield f"segment {name!r} is ranked by itself ({cohort.ranking.accounts:,} accounts)"
     worst = calibration.worst_segment()
     if worst is not None and calibration.threshold is not None:
         name, over, total = worst
         share = wilson(over, total)
-        yield f"worst segment: {name!r}, {over} of {total} accounts above the common threshold (up to {share.high:.1%})"
+        yield f"worst segment: {name!r}, {over} of {total} accounts above their threshold (up to {share.high:.1%})"
 
 
 def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[list[list[Queries]], int, int]:

@@ -198,13 +198,12 @@ def _counted(n: int, what: str) -> str:
 
 
 def _note(calibration: Calibration, segment: str | None) -> CalibrationNote:
-    ranking = calibration.ranks(segment)
     return CalibrationNote(
         made=moment(calibration.made),
-        accounts=ranking.accounts,
+        accounts=calibration.cohort(segment).ranking.accounts,
         level=calibration.level,
         horizon=calibration.horizon,
-        threshold=calibration.threshold,
+        threshold=calibration.limit(segment),
         segment=segment if segment in calibration.segments else None,
     )
 

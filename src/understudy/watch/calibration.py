@@ -21,7 +21,38 @@ from understudy.watch.ranking import Normaliser, Ranking
 from understudy.watch.scoring import Scorer
 from understudy.watch.wealth import Reference
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cohort:
+    """Accounts that are held against each other: what scores are usual among them, and how their statistics rank.
+
+    References and normaliser come from accounts that are not ranked: they decide about power, never about validity.
+    """
+
+    references: tuple[Reference, ...]
+    normaliser: Normaliser
+    ranking: Ranking
+
+    def arrays(self) -> dict[str, Array]:
+        """The cohort as arrays by name, less the epochs of its ranking."""
+        found: dict[str, Array] = {"high": self.normaliser.high, "excess": self.normaliser.excess}
+        for j, reference in enumerate(self.references):
+            found[f"reference/{j}"] = reference.pooled
+            found |= {f"reference/{j}/{label}": values for label, values in reference.by_label.items()}
+        return found | {f"ranking/{e}": values for e, values in enumerate(self.ranking.statistics)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], scores: int, ends: list[int], weights: list[float]) -> Cohort:
+        """The inverse of `arrays`."""
+        references = tuple(
+            Reference(arrays[f"reference/{j}"], {int(n): a for n, a in below(arrays, f"reference/{j}/").items()})
+            for j in range(scores)
+        )
+        statistics = tuple(arrays[f"ranking/{e}"] for e in range(len(ends)))
+        ranking = Ranking(tuple(ends), tuple(weights), statistics)
+        return cls(references, Normaliser(arrays["high"], arrays["excess"]), ranking)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +61,10 @@ class Calibration:
 
     `made`: Unix seconds; `level`: share of benign accounts that may ever be accused within the horizon; `confidence`:
     None for the average over calibrations, else the probability that the bound holds for this one; `seed`: of the
-    randomised p-values; `segments`: rankings of declared segments that have enough accounts of their own; `rates`:
-    per declared segment, (ranked accounts above the pooled threshold, ranked accounts); `tails` (accounts, s): share
-    of each ranked account's bets with p below 0.1, for telling drift; `model`: version of the model it was made for.
+    randomised p-values; `segments`: cohorts of declared segments that have enough accounts of their own; `common`: that
+    of all other accounts; `rates`: per declared segment, (ranked accounts above the threshold that they are held
+    against, ranked accounts); `tails` (accounts, s): share of each ranked account's bets with p below 0.1, for telling
+    drift; `model`: version of the model it was made for.
     """
 
     made: float
@@ -41,35 +73,37 @@ class Calibration:
     model: str
     seed: int
     scorer: Scorer
-    references: tuple[Reference, ...]
-    normaliser: Normaliser
-    ranking: Ranking
-    segments: Mapping[str, Ranking] = field(default_factory=dict)
+    common: Cohort
+    segments: Mapping[str, Cohort] = field(default_factory=dict)
     rates: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tails: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     leak: LeakMeter | None = None
 
     @property
     def accounts(self) -> int:
-        """Benign accounts ranked in the first epoch."""
-        return self.ranking.accounts
+        """Benign accounts ranked in the first epoch, less those of segments that are ranked by themselves."""
+        return self.common.ranking.accounts
 
     @property
     def horizon(self) -> int:
         """Queries of an account up to which the level holds; with epochs, the end of the last."""
-        return self.ranking.ends[-1]
+        return self.common.ranking.ends[-1]
 
     @cached_property
     def threshold(self) -> float | None:
-        """What an account's statistic must exceed in the first epoch; None where there are too few accounts."""
-        return self.ranking.threshold(0, self.level, self.confidence)
+        """What the statistic of an account without a segment must exceed in the first epoch; None: too few accounts."""
+        return self.limit(None)
 
-    def ranks(self, segment: str | None) -> Ranking:
-        """The ranking that an account of a declared segment is held against."""
-        return self.segments.get(segment, self.ranking) if segment is not None else self.ranking
+    def limit(self, segment: str | None, epoch: int = 0) -> float | None:
+        """What the statistic of an account of a declared segment must exceed; None where there are too few accounts."""
+        return self.cohort(segment).ranking.threshold(epoch, self.level, self.confidence)
+
+    def cohort(self, segment: str | None) -> Cohort:
+        """What an account of a declared segment is held against."""
+        return self.segments.get(segment, self.common) if segment is not None else self.common
 
     def worst_segment(self) -> tuple[str, int, int] | None:
-        """(segment, accounts above the pooled threshold, accounts) of the declared segment accused most."""
+        """(segment, accounts above their threshold, accounts) of the declared segment accused most."""
         if not self.rates:
             return None
         name = max(self.rates, key=lambda s: (self.rates[s][0] / self.rates[s][1], s))
@@ -83,13 +117,10 @@ class Calibration:
             fitted: Mapping[str, Array] = getattr(detector, "fitted", None) or {}
             arrays |= {f"detector/{name}/{n}": a for n, a in fitted.items()}
             options.append({n: getattr(detector, n) for n in registry.options_of(type(detector))})
-        for j, reference in enumerate(self.references):
-            arrays[f"reference/{j}"] = reference.pooled
-            arrays |= {f"reference/{j}/{label}": values for label, values in reference.by_label.items()}
-        arrays |= {"high": self.normaliser.high, "excess": self.normaliser.excess, "tails": self.tails}
-        rankings: list[tuple[str | None, Ranking]] = [(None, self.ranking), *self.segments.items()]
-        for i, (_, ranking) in enumerate(rankings):
-            arrays |= {f"ranking/{i}/{e}": values for e, values in enumerate(ranking.statistics)}
+        arrays["tails"] = self.tails
+        cohorts: list[tuple[str | None, Cohort]] = [(None, self.common), *self.segments.items()]
+        for i, (_, cohort) in enumerate(cohorts):
+            arrays |= {f"cohort/{i}/{n}": a for n, a in cohort.arrays().items()}
         leak: dict[str, Any] | None = None
         if self.leak is not None:
             more, leak = self.leak.parts()
@@ -101,7 +132,7 @@ class Calibration:
             **head,
             names=self.scorer.names,
             options=options,
-            rankings=[(name, r.ends, r.weights) for name, r in rankings],
+            cohorts=[(name, c.ranking.ends, c.ranking.weights) for name, c in cohorts],
             rates=dict(self.rates),
             leak=leak,
         )
@@ -112,29 +143,24 @@ class Calibration:
         arrays, head = unframe(blob)
         if head.get("format") != FORMAT:
             raise RecordError(
-                f"a calibration of format {head.get('format')} cannot be read; this version reads {FORMAT}"
+                f"a calibration of format {head.get('format')} cannot be read, this version reads {FORMAT}: "
+                "calibrate again"
             )
         names = tuple(head["names"])
         detectors = tuple(
             _restored(name, options, below(arrays, f"detector/{name}/"))
             for name, options in zip(names, head["options"], strict=True)
         )
-        references = tuple(
-            Reference(arrays[f"reference/{j}"], {int(n): a for n, a in below(arrays, f"reference/{j}/").items()})
-            for j in range(len(names))
-        )
-        rankings = {
-            name: Ranking(tuple(ends), tuple(weights), tuple(arrays[f"ranking/{i}/{e}"] for e in range(len(ends))))
-            for i, (name, ends, weights) in enumerate(head["rankings"])
+        cohorts = {
+            name: Cohort.of(below(arrays, f"cohort/{i}/"), len(names), ends, weights)
+            for i, (name, ends, weights) in enumerate(head["cohorts"])
         }
-        pooled = rankings.pop(None)
+        common = cohorts.pop(None)
         return cls(
             *(head["made"], head["level"], head["confidence"], head["model"], head["seed"]),
             Scorer(Scale.of(below(arrays, "scale/")), names, detectors),
-            references,
-            Normaliser(arrays["high"], arrays["excess"]),
-            pooled,
-            rankings,
+            common,
+            cohorts,
             {segment: (over, total) for segment, (over, total) in head["rates"].items()},
             arrays["tails"],
             None if head["leak"] is None else LeakMeter.of(below(arrays, "leak/"), head["leak"]),

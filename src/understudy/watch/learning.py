@@ -14,7 +14,7 @@ from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.types import Answers, Array, Floats
 from understudy.views import Scale, View
-from understudy.watch.calibration import Calibration
+from understudy.watch.calibration import Calibration, Cohort
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import FIRST_AGE, Normaliser, Ranking, ages, needed, spans
 from understudy.watch.scoring import ALARM_SET, Scorer
@@ -23,7 +23,8 @@ from understudy.watch.wealth import Purse, Reference, bets_of, coins, unusual
 POOLED = 60  # eligible queries that each account lends to the reference of a score
 NORMALISING = 0.4  # share of the accounts that set the scales, up to so many: the others are worth more as ranks
 MOST_NORMALISING = 400
-OWN_RANKING = 100  # accounts from which on a declared segment is ranked by itself
+OWN_RANKING = 100  # accounts from which on a declared segment is ranked by itself, if so many others are left
+OWN_SCALES = 20  # accounts below which a cohort takes its scales from those of all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,10 @@ def calibrate(
     its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. Accounts of the
     owner's audits are left out.
 
+    A declared segment with enough accounts is a cohort by itself, the rest are one together, and an account is ranked
+    in its own (Vovk, Gammerman and Shafer 2005, section 4.5): the level holds in each, as long as the owner says who is
+    in a segment and no customer can choose, and an account that lives by what-ifs sets nobody else's threshold.
+
     A level that the number of accounts cannot support gives a calibration without a threshold; `refuse` says so.
     """
     scale = Scale.fit(reference)
@@ -74,22 +79,31 @@ def calibrate(
     if not ranked or not any(len(a.labels) >= FIRST_AGE for a in scaling):
         raise UsageError(f"{len(real)} benign accounts are too few, or too young, to calibrate on")
     end = horizon or _longest([len(a.labels) for a in ranked], needed(level, confidence))
-    references = _references(scorer, scaling, rng)
-    seed = int(rng.integers(2**63))
-    normaliser = Normaliser.of(_peaks(scorer, references, scaling, ages(end * 2 ** (epochs - 1)), rng))
-    runs = [_statistics(references, normaliser, a, end, epochs, rng) for a in ranked]
-    old = [(a, peaks, tail) for a, (peaks, tail) in zip(ranked, runs, strict=True) if len(peaks)]
-    pooled = Ranking.of([peaks for _, peaks, _ in old], end)
-    if not pooled.statistics:
+    old = [a for a in ranked if len(a.labels) >= end]
+    if not old:
         raise UsageError(f"none of {len(ranked)} benign accounts has asked {end} queries: shorten the horizon")
-    own = {}
-    for segment, count in Counter(a.segment for a, _, _ in old if a.segment is not None).items():
-        if count >= max(OWN_RANKING, needed(level, confidence)):
-            own[segment] = Ranking.of([peaks for a, peaks, _ in old if a.segment == segment], end)
+    seed = int(rng.integers(2**63))
+    own = _own_cohorts(old, max(OWN_RANKING, needed(level / min(epochs, 2), confidence)))
+    cohorts: dict[str | None, Cohort] = {}
+    rates, tails = dict[str, tuple[int, int]](), list[Floats]()
+    for segment in (None, *own):
+        lent, mine = ([a for a in part if _cohort_of(a, own) == segment] for part in (scaling, old))
+        if sum(len(a.labels) >= FIRST_AGE for a in lent) < OWN_SCALES:
+            lent = scaling
+        references = _references(scorer, lent, rng)
+        normaliser = Normaliser.of(_peaks(scorer, references, lent, ages(end * 2 ** (epochs - 1)), rng))
+        runs = [_statistics(references, normaliser, a, end, epochs, rng) for a in mine]
+        ranking = Ranking.of([peaks for peaks, _ in runs], end)
+        cohorts[segment] = Cohort(references, normaliser, ranking)
+        lives = [(a.segment, peaks) for a, (peaks, _) in zip(mine, runs, strict=True)]
+        rates |= _rates(ranking, lives, level, confidence)
+        tails += [tail for _, tail in runs]
+    common = cohorts.pop(None)
     return Calibration(
-        *(made, level, confidence, model, seed, scorer, references, normaliser, pooled, own),
-        _rates(pooled, [(a.segment, peaks) for a, peaks, _ in old], level, confidence),
-        np.array([tail for _, _, tail in old], np.float32),
+        *(made, level, confidence, model, seed, scorer, common),
+        {segment: cohort for segment, cohort in cohorts.items() if segment is not None},
+        dict(sorted(rates.items())),
+        np.array(tails, np.float32),
         leak,
     )
 
@@ -98,7 +112,7 @@ def refuse(calibration: Calibration) -> str | None:
     """Why the calibration supports no alarm at its level; None where it does."""
     if calibration.threshold is not None:
         return None
-    first = calibration.level * calibration.ranking.weights[0]
+    first = calibration.level * calibration.common.ranking.weights[0]
     return (
         f"{100 * calibration.level:g} % needs {needed(first, calibration.confidence)} accounts; "
         f"you have {calibration.accounts}"
@@ -122,6 +136,24 @@ def _longest(lives: list[int], wanted: int) -> int:
     while sum(n >= 2 * found for n in lives) >= wanted:
         found *= 2
     return found
+
+
+def _own_cohorts(ranked: list[_Account], least: int) -> list[str]:
+    """Segments that are ranked by themselves: `least` accounts each, and as many left for those of none.
+
+    How many accounts declare a segment decides, never what they asked: a ranking chosen by its statistics would not be
+    valid.
+    """
+    found, left = [], len(ranked)
+    for segment, count in Counter(a.segment for a in ranked if a.segment is not None).most_common():
+        if count >= least and left - count >= least:
+            found.append(segment)
+            left -= count
+    return sorted(found)
+
+
+def _cohort_of(account: _Account, own: list[str]) -> str | None:
+    return account.segment if account.segment in own else None
 
 
 def _references(scorer: Scorer, accounts: list[_Account], rng: Generator) -> tuple[Reference, ...]:
@@ -185,4 +217,4 @@ def _rates(
         if segment is not None
         and any(limit is not None and peak > limit for peak, limit in zip(peaks, limits, strict=False))
     )
-    return {segment: (over[segment], n) for segment, n in sorted(total.items())}
+    return {segment: (over[segment], n) for segment, n in total.items()}

@@ -29,7 +29,7 @@ class Watch:
     def fresh(self, principal: str, party: str, segment: str | None = None) -> State:
         """The state of an account that has asked nothing yet."""
         c = self.calibration
-        s, epochs = len(c.scorer.names), len(c.ranks(segment).ends)
+        s, epochs = len(c.scorer.names), len(c.cohort(segment).ranking.ends)
         named = hashlib.sha256(f"{c.seed} {principal}".encode()).digest()
         return State(
             *(principal, party, segment, int.from_bytes(named[:8], "little")),
@@ -60,7 +60,7 @@ class Watch:
         e = self._bets(state, scored)
         log, state.purse = state.purse.after(e)
         peak = np.maximum.accumulate(np.maximum(log, state.peak))
-        self._judge(state, c.normaliser.z(peak, state.age).max(1))
+        self._judge(state, c.cohort(state.segment).normaliser.z(peak, state.age).max(1))
         state.peak = peak[-1]
         state.ring = scored.ring
         state.tails = state.tails + np.stack(unusual(e))
@@ -83,7 +83,7 @@ class Watch:
 
     def _bets(self, state: State, scored: Scored) -> Floats:
         coin = coins(state.seed, state.n, scored.scores.shape)
-        p = p_of(self.calibration.references, scored.scores, scored.labels, coin)
+        p = p_of(self.calibration.cohort(state.segment).references, scored.scores, scored.labels, coin)
         p = np.minimum(1.0, p + MARGIN)
         for j, values in enumerate(state.own):
             if len(values):
@@ -94,32 +94,32 @@ class Watch:
     def _judge(self, state: State, z: Floats) -> None:
         """Move the largest statistic of each epoch, and note the first query that crosses its threshold."""
         c = self.calibration
-        ranking, state.best = c.ranks(state.segment), state.best.copy()
+        ranking, state.best = c.cohort(state.segment).ranking, state.best.copy()
         for e, rows in spans(len(z), state.age, ranking.ends[0], len(ranking.ends)):
             state.best[e] = max(state.best[e], z[rows].max())
-            limit = ranking.threshold(e, c.level, c.confidence)
+            limit = c.limit(state.segment, e)
             if state.alarmed_at is None and limit is not None and state.best[e] > limit:
                 state.alarmed_at = state.n + rows.start + int(np.argmax(z[rows] > limit)) + 1
 
     def standing(self, state: State, leak: bool = True) -> Standing:
         """Where the account stands now. `leak`: read the meter too, which costs a hundred times the rest."""
         c, n = self.calibration, max(state.n, 1)
-        ranking = c.ranks(state.segment)
+        cohort = c.cohort(state.segment)
         now = np.full(len(c.scorer.names), -np.inf)
         if state.age:
-            now = c.normaliser.each(state.peak, state.age)
+            now = cohort.normaliser.each(state.peak, state.age)
         order = np.argsort(-now, kind="stable")
         leak = leak and state.sketch is not None and state.sketch.n > 0
         return Standing(
             *(state.principal, state.party, state.n, state.since, state.until),
-            p_value=ranking.p_value(state.best),
+            p_value=cohort.ranking.p_value(state.best),
             alarmed_at=state.alarmed_at,
             z=float(state.best.max()),
             scores=tuple((c.scorer.names[j], float(now[j])) for j in order),
             leak=c.leak.read(state.sketch) if c.leak is not None and leak and state.sketch is not None else None,
             segment=state.segment,
-            accounts=ranking.accounts,
-            beyond=state.age > ranking.ends[-1],
+            accounts=cohort.ranking.accounts,
+            beyond=state.age > cohort.ranking.ends[-1],
             quality={name: count / n for name, count in state.counts.items()},
         )
 
