@@ -10,12 +10,14 @@ from itertools import product
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._step_groups import Halving, adds
 from understudy.attacks._step_scores import Scores
 from understudy.targets.additive_steps import AdditiveStepsTarget
 from understudy.types import Bools, Floats
 
 MISSING = -np.inf
 Step = tuple[int, float]  # feature, largest float32 below the step; MISSING: the step is that the feature is NaN
+Probed = tuple[np.ndarray, Floats, Floats, Floats]  # axes, places along them, sums (n, k), their rounding (n,)
 Asking = Steps[Floats, tuple[Floats, Floats, Bools], "Term | None"]
 
 
@@ -94,17 +96,40 @@ class Found:
         self.terms = {steps: w + c for (steps, w), c in zip(self.terms.items(), change[1:], strict=True)}
 
 
-def sweep(scores: Scores, base: Floats, probes: Floats) -> list[Term]:
-    """Every step along every axis through `base` that the probed positions (m, d) bracket, as terms of one step.
+def uneven(scores: Scores, probes: Floats) -> list[int]:
+    """Features along whose axes through the lowest corner the probed positions (m, d) are not answered alike."""
+    axis, _, sums, rounding = _probed(scores, probes)
+    first = np.searchsorted(axis, axis)
+    apart = np.abs(sums - sums[first]).max(1) > rounding + rounding[first]
+    return [int(i) for i in np.unique(axis[apart])]
+
+
+def sweep(scores: Scores, probes: Floats, rng: Generator) -> list[Term]:
+    """Every step along every axis through the lowest corner that the probed positions (m, d) bracket, as terms.
 
     All axes at once: between neighbouring positions with different answers the middle is asked, until they are
     neighbouring float32 numbers.
     """
-    d = scores.d
-    ends = np.stack([scores.low, scores.high])
-    position = np.sort(np.concatenate([ends, base[None], probes]), axis=0).T  # (d, m)
-    axis, place = np.repeat(np.arange(d), position.shape[1]), position.ravel()
-    sums, rounding = scores.ask(_moved(base, axis, place))
+    first = _probed(scores, probes)
+    together = adds(scores, rng, *first)
+    found = _swept(scores, first, Halving(scores, together))
+    if together:
+        places = [np.array([term.steps[0][1] for term in found]), np.array([term.above[0] for term in found])]
+        axis = np.array([term.steps[0][0] for term in found], np.int64)
+        below, above = (scores.ask(_moved(scores.low, axis, place)) for place in places)
+        off = np.abs(above[0] - below[0] - np.array([term.weight for term in found]).reshape(below[0].shape)).max(1)
+        if (off > 2 * (below[1] + above[1])).any():  # features that do not only add, after all
+            found = _swept(scores, first, Halving(scores, False))
+    gaps = np.flatnonzero(scores.missing)
+    sums, rounding = scores.ask(
+        np.concatenate([scores.low[None], _moved(scores.low, gaps, np.full(len(gaps), np.nan))])
+    )
+    apart = np.abs(sums[1:] - sums[0]).max(1) > rounding[1:] + rounding[0]
+    return found + [Term(((int(gaps[j]), MISSING),), (np.nan,), sums[j + 1] - sums[0]) for j in np.flatnonzero(apart)]
+
+
+def _swept(scores: Scores, first: Probed, halving: Halving) -> list[Term]:
+    axis, place, sums, rounding = first
     while True:
         order = np.lexsort((place, axis))
         axis, place, sums, rounding = axis[order], place[order], sums[order], rounding[order]
@@ -115,17 +140,23 @@ def sweep(scores: Scores, base: Floats, probes: Floats) -> list[Term]:
         open_ = (middle > place[split]) & (middle < place[split + 1])
         if not open_.any():
             break
-        new_axis, new = axis[split[open_]], middle[open_]
-        new_sums, new_rounding = scores.ask(_moved(base, new_axis, new))
+        below, above = split[open_], split[open_] + 1
+        new_axis, new = axis[below], middle[open_]
+        new_sums, new_rounding = halving.ask(
+            *(new_axis, place[below], place[above], (sums[below], sums[above]), rounding[below] + rounding[above], new)
+        )
         axis, place = np.concatenate([axis, new_axis]), np.concatenate([place, new])
         sums, rounding = np.concatenate([sums, new_sums]), np.concatenate([rounding, new_rounding])
-    found = [
+    return [
         Term(((int(axis[i]), float(place[i])),), (float(place[i + 1]),), sums[i + 1] - sums[i]) for i in split.tolist()
     ]
-    gaps = np.flatnonzero(scores.missing)
-    sums, rounding = scores.ask(np.concatenate([base[None], _moved(base, gaps, np.full(len(gaps), np.nan))]))
-    apart = np.abs(sums[1:] - sums[0]).max(1) > rounding[1:] + rounding[0]
-    return found + [Term(((int(gaps[j]), MISSING),), (np.nan,), sums[j + 1] - sums[0]) for j in np.flatnonzero(apart)]
+
+
+def _probed(scores: Scores, probes: Floats) -> Probed:
+    """Axis and place of every position, sorted, with the sums (n, k) and their rounding there."""
+    position = np.sort(np.concatenate([scores.low[None], probes, scores.high[None]]), axis=0).T  # (d, m)
+    axis, place = np.repeat(np.arange(scores.d), position.shape[1]), position.ravel()
+    return axis, place, *scores.ask(_moved(scores.low, axis, place))
 
 
 def _moved(base: Floats, axis: np.ndarray, place: Floats) -> Floats:

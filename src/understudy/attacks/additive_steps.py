@@ -14,7 +14,7 @@ from understudy.attacks._frame import Frame
 from understudy.attacks._step_grid import Grid, settle
 from understudy.attacks._step_learning import closeness, learn
 from understudy.attacks._step_scores import Scores
-from understudy.attacks._step_terms import Found, chase, scattered, sweep, together
+from understudy.attacks._step_terms import Found, chase, scattered, sweep, together, uneven
 from understudy.errors import BudgetExceeded
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.additive_steps import StepLink
@@ -43,10 +43,11 @@ class AdditiveSteps:
 
     Cost:
         About 25 queries per threshold (it is bisected to neighbouring float32 numbers) and 15 per product of thresholds
-        already known, 6 per axis for the sweep, and the check queries: 10 % of the rest, `checks` at least. 8 queries
-        refuse a smooth model. Where inputs are compared as float64, a threshold takes 29 more, or 4 where it is a round
-        number (0.135). With less than a share `reserve` of the budget left, or once products of more than
-        `deepest` steps turn up, the rest is spent on a trained copy.
+        already known, 6 per axis for the sweep, and the check queries: 10 % of the rest, `checks` at least. Where
+        features only add, one query halves thresholds of up to eight features at once, and a threshold takes about 10.
+        8 queries refuse a smooth model. Where inputs are compared as float64, a threshold takes 29 more, which up to
+        eight share, or 4 where it is a round number (0.135). With less than a share `reserve` of the budget left, or
+        once products of more than `deepest` steps turn up, the rest is spent on a trained copy.
 
     Reference:
         Line scans by bisection, on single trees: Tramer, Zhang, Juels, Reiter and Ristenpart, USENIX Security 2016,
@@ -132,10 +133,9 @@ class _Hunt:
         probes = scores.held(np.linspace(scores.low, scores.high, self._attack.probes + 2)[1:-1])
         if scores.signal is Signal.PROBABILITIES:
             scores.linked("probabilities")
-            features = sorted({i for term in sweep(scores, scores.low, probes) for i, _ in term.steps})
-            scores.linked("probabilities" if self._adds_up(features) else "softmax")
+            scores.linked("probabilities" if self._adds_up(uneven(scores, probes)) else "softmax")
         found = self._found = Found(scores)
-        for term in sweep(scores, scores.low, probes):
+        for term in sweep(scores, probes, self._rng):
             found.add(term)
         lost, side, fresh, refitted = 0, 8, _FIRST, 0
         while self._target.remaining > floor:

@@ -53,7 +53,7 @@ class PathFinding:
     adapts_to: ClassVar[frozenset[str]] = frozenset({"round", "top-k"})
     checks: int = 50
     probes: int = 8
-    rounds: int = 3
+    rounds: int = 10
 
     def opening(self, space: Any, outputs: int) -> int:
         """Queries before the first substitute that is worth much: ten leaves."""
