@@ -70,7 +70,7 @@ def test_exactly_one_way_to_reach_the_target(tmp_path: Path) -> None:
     said = complaint(
         tmp_path, GOOD.replace("  python: models:risk_score", "  skops: a.skops\n  python: models:risk_score")
     )
-    assert "target: give exactly one of python, skops and http" in said
+    assert "target: give exactly one of python, skops, xgboost, lightgbm and http" in said
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,12 @@ def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, sha
             raise ManifestError(f"{part.python} is not callable")
         made: Target = CallableTarget(found, served, space)
         return made, made
-    if part.skops is not None:
-        load = registry.load("targets", "sklearn").load
-        made = load(folder / part.skops, space, signals=tuple(served.signals), trusted=tuple(part.trusted))
+    files = {"sklearn": part.skops, "xgboost": part.xgboost, "lightgbm": part.lightgbm}
+    for kind, file in files.items():
+        if file is None:
+            continue
+        trusted = {"trusted": tuple(part.trusted)} if kind == "sklearn" else {}
+        made = registry.load("targets", kind).load(folder / file, space, signals=tuple(served.signals), **trusted)
         if made.exposure.outputs != part.outputs:
             raise ManifestError(f"outputs is {part.outputs}, but the model has {made.exposure.outputs}")
         return made, made

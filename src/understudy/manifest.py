@@ -99,11 +99,13 @@ class Http(Part):
 
 
 class TargetPart(Part):
-    """How to reach the model: exactly one of python, skops and http."""
+    """How to reach the model: exactly one of python, skops, xgboost, lightgbm and http."""
 
     python: str | None = Field(None, pattern=_OBJECT, description="module:object, called with (n, ...) inputs")
     skops: str | None = Field(None, description="a scikit-learn model saved with skops, relative to the manifest")
     trusted: list[str] = Field(default_factory=list, description="types a skops file may hold beyond the usual")
+    xgboost: str | None = Field(None, description="a model that XGBoost saved (.json, .ubj), relative to the manifest")
+    lightgbm: str | None = Field(None, description="a model that LightGBM saved (.txt), relative to the manifest")
     http: Http | None = None
     signals: Signals = Field(description="what the model itself answers, before any tier's reduction")
     outputs: Count = Field(description="number of classes, or of predicted values")
@@ -113,8 +115,9 @@ class TargetPart(Part):
 
     @model_validator(mode="after")
     def _one(self) -> TargetPart:
-        if sum(x is not None for x in (self.python, self.skops, self.http)) != 1:
-            raise ValueError("give exactly one of python, skops and http")
+        ways = ("python", "skops", "xgboost", "lightgbm", "http")
+        if sum(getattr(self, way) is not None for way in ways) != 1:
+            raise ValueError("give exactly one of python, skops, xgboost, lightgbm and http")
         if not self.signals:
             raise ValueError("signals is empty: name at least one")
         return self

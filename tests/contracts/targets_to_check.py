@@ -56,6 +56,27 @@ def sklearn_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]
     yield registry.load("targets", "sklearn").load(path, model.space, signals=("label", "probabilities"), trusted=())
 
 
+@contextmanager
+def xgboost_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    from xgboost import XGBClassifier
+
+    model, path = linear(), tmp_path_factory.mktemp("xgboost") / "model.ubj"
+    inputs = model.space.sample(200, np.random.default_rng(0))
+    XGBClassifier(n_estimators=5, n_jobs=1).fit(inputs, model.query(inputs).labels()).save_model(path)
+    yield registry.load("targets", "xgboost").load(path, model.space)
+
+
+@contextmanager
+def lightgbm_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    from lightgbm import LGBMClassifier
+
+    model, path = linear(), tmp_path_factory.mktemp("lightgbm") / "model.txt"
+    inputs = model.space.sample(200, np.random.default_rng(0))
+    fitted = LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1).fit(inputs, model.query(inputs).labels())
+    fitted.booster_.save_model(path)
+    yield registry.load("targets", "lightgbm").load(path, model.space)
+
+
 class Scorer(BaseHTTPRequestHandler):
     """Serves the linear model's probabilities in KServe's first protocol."""
 
@@ -98,10 +119,12 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "additive-steps": additive_steps_target,
     "callable": callable_target,
     "http": http_target,
+    "lightgbm": lightgbm_target,
     "linear": linear_target,
     "network": network_target,
     "sklearn": sklearn_target,
     "tree": tree_target,
+    "xgboost": xgboost_target,
 }
 
 

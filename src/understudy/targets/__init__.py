@@ -7,8 +7,10 @@ CATALOG = {
     "additive-steps": "understudy.targets.additive_steps:AdditiveStepsTarget",
     "callable": "understudy.targets.callable:CallableTarget",
     "http": "understudy.targets.http:HttpTarget",
+    "lightgbm": "understudy.targets.lightgbm:LightgbmTarget",
     "linear": "understudy.targets.linear:LinearTarget",
     "network": "understudy.targets.network:NetworkTarget",
     "sklearn": "understudy.targets.sklearn:SklearnTarget",
     "tree": "understudy.targets.tree:TreeTarget",
+    "xgboost": "understudy.targets.xgboost:XgboostTarget",
 }
