@@ -420,7 +420,8 @@ def test_a_scale_knows_grids_heavy_tails_and_ranges() -> None:
     scale = Scale.fit(x)
     assert scale.decimals.tolist() == [0, 2, -1]
     assert scale.heavy.tolist() == [False, False, True]
-    assert scale.outside(np.array([[4, 0, 1.0], [99, 0, 1.0], [4, np.nan, 1.0]])).tolist() == [False, True, True]
+    seen = scale.view(np.array([[4, 0, 1.0], [99, 0, 1.0], [4, np.nan, 1.0]]), np.zeros(3, int), np.zeros(3))
+    assert scale.outside(seen).tolist() == [False, True, True]
     with pytest.raises(InputError, match="too few"):
         Scale.fit(x[:5])
 

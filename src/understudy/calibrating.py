@@ -10,12 +10,12 @@ import numpy as np
 from numpy.random import Generator
 
 from understudy import registry
-from understudy.detectors.structure import made_up
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.stats import wilson
 from understudy.types import Answers, Floats, Signal
 from understudy.views import Scale, labels
+from understudy.views.tabular import made_up
 from understudy.watch import Calibration, Queries, calibrate
 from understudy.watch.learning import refuse
 

@@ -52,9 +52,8 @@ def calibrate(
     endpoint = open_endpoint(manifest)
     authorise(endpoint.manifest, dt.datetime.now(dt.UTC).date())
     part = endpoint.manifest.monitor or MonitorPart()
-    reference = endpoint.evaluation.reshape(len(endpoint.evaluation), -1)
     learnt = calibrating.learn(
-        reference,
+        endpoint.evaluation,
         endpoint.owner.query(endpoint.evaluation),
         read(list(logs), endpoint.manifest),
         np.random.default_rng(seed),

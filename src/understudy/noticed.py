@@ -165,9 +165,8 @@ def _calibration(manifest: Manifest, folder: Path) -> Calibration | str:
         found = Calibration.from_bytes(path.read_bytes())
     except (RecordError, OSError) as error:
         return f"the calibration cannot be read: {error}"
-    width = int(np.prod(manifest.space.shape))
-    if len(found.scorer.scale.centre) != width:
-        return f"the calibration is of {len(found.scorer.scale.centre)} columns, the endpoint has {width}"
+    if not found.scorer.form.takes(tuple(manifest.space.shape)):
+        return f"the calibration is of {found.scorer.form}, the endpoint takes inputs of shape {manifest.space.shape}"
     if found.model and found.model != manifest.model.version:
         return f"the detectors were calibrated for model {found.model}, not {manifest.model.version}"
     if found.threshold is None:

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from understudy.types import Answers, Array, Ask, Exposure, Floats, Signal, Space
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 class Target(Protocol):
@@ -150,6 +150,7 @@ class Detector(Protocol):
     calibration is kept in a file of numbers.
     """
 
+    forms: ClassVar[tuple[Kind, ...]]  # the forms of input that it reads: "tabular", "text", "image"
     bets_on: ClassVar[Literal["fresh", "new"]]  # queries that are no edit of an own earlier one, or no repeat of one
     by_label: ClassVar[bool]  # whether a score is compared among queries of the same answered class
     looks_back: ClassVar[bool]  # whether it needs the account's own earlier queries (`view.past`)

@@ -34,6 +34,7 @@ from understudy.testing import (
     victim,
 )
 from understudy.types import IMPLIES, Box, Signal
+from understudy.views import Kind
 
 SEED = 7
 
@@ -72,7 +73,6 @@ def bench(kind: str, name: str) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "attacks": lambda: AttackBench(registry.load("attacks", name), *ATTACKED.get(name, ((), 300)), seed=SEED),
         "defences": lambda: DefenceBench(registry.create("defences", name), seed=SEED),
-        "detectors": lambda: DetectorBench(registry.create("detectors", name), seed=SEED),
         "learners": lambda: LearnerBench(registry.create("learners", name), seed=SEED),
         "metrics": lambda: MetricBench(registry.create("metrics", name), seed=SEED),
     }
@@ -114,9 +114,22 @@ def test_defence(name: str, law: Law) -> None:
     law.holds(bench("defences", name))
 
 
-@pytest.mark.parametrize(("name", "law"), cases("detectors"))
-def test_detector(name: str, law: Law) -> None:
-    law.holds(bench("detectors", name))
+@cache
+def detector_bench(name: str, form: Kind) -> DetectorBench:
+    return DetectorBench(registry.create("detectors", name), SEED, form)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "law"),
+    [
+        pytest.param(name, form, law, id=f"{name}-{form}-{law}")
+        for name in registry.names("detectors")
+        for form in registry.load("detectors", name).forms
+        for law in laws("detectors")
+    ],
+)
+def test_detector(name: str, form: Kind, law: Law) -> None:
+    law.holds(detector_bench(name, form))
 
 
 @pytest.mark.parametrize(("name", "law"), cases("learners"))

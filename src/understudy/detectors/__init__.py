@@ -2,12 +2,16 @@
 
 CATALOG = {
     "constant-pair": "understudy.detectors.constant_pair:ConstantPair",
+    "fluency": "understudy.detectors.fluency:Fluency",
     "grid": "understudy.detectors.grid:Grid",
     "line-depth": "understudy.detectors.line_depth:LineDepth",
     "margin": "understudy.detectors.margin:Margin",
     "near-duplicate": "understudy.detectors.near_duplicate:NearDuplicate",
     "novelty": "understudy.detectors.novelty:Novelty",
     "probe": "understudy.detectors.probe:Probe",
+    "single-word": "understudy.detectors.single_word:SingleWord",
     "structure": "understudy.detectors.structure:Structure",
     "sweep-count": "understudy.detectors.sweep_count:SweepCount",
+    "unknown-words": "understudy.detectors.unknown_words:UnknownWords",
+    "word-edit": "understudy.detectors.word_edit:WordEdit",
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.errors import UsageError
 from understudy.types import Array
-from understudy.views import Own, View
+from understudy.views import ImageScale, Kind, Own, Scale, Tokens, View
 
 Fitted = Mapping[str, Array]
+EVERY: tuple[Kind, ...] = ("tabular", "text", "image")
 
 
 def learnt(fitted: Fitted | None, name: str) -> Fitted:
@@ -27,6 +29,30 @@ def past(view: View, name: str) -> Own:
     return view.past
 
 
-def sample(rows: Array, n: int, rng: np.random.Generator) -> Array:
-    """Up to `n` rows, without replacement."""
-    return rows if len(rows) <= n else rows[rng.choice(len(rows), n, replace=False)]
+def changes(view: View, name: str) -> NDArray[np.int16]:
+    """(n, m) how many fields or words changed since each own earlier query. Raises UsageError where that is unknown."""
+    changed = past(view, name).changed
+    if changed is None:
+        raise UsageError(f"detector {name} compares fields or words, not {view.form.kind} inputs")
+    return changed
+
+
+def table(view: View, name: str) -> Scale:
+    """The columns of tabular inputs. Raises UsageError where they are not tabular."""
+    if not isinstance(view.form, Scale):
+        raise UsageError(f"detector {name} reads tabular inputs, not {view.form.kind}")
+    return view.form
+
+
+def numbers(view: View, name: str) -> Scale | ImageScale:
+    """The form of inputs that are numbers. Raises UsageError where they are texts."""
+    if not isinstance(view.form, Scale | ImageScale):
+        raise UsageError(f"detector {name} reads numbers, not {view.form.kind}")
+    return view.form
+
+
+def words(view: View, name: str) -> Tokens:
+    """The words of texts. Raises UsageError where inputs are no texts."""
+    if view.tokens is None:
+        raise UsageError(f"detector {name} reads texts, not {view.form.kind} inputs")
+    return view.tokens

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
-from understudy.detectors._common import past
+from understudy.detectors._common import past, table
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class ConstantPair:
 
     same: float = 0.02
 
+    forms: ClassVar[tuple[Kind, ...]] = ("tabular",)
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = False
     looks_back: ClassVar[bool] = True
@@ -41,6 +42,7 @@ class ConstantPair:
 
     def score(self, view: View) -> Floats:
         """(n,) 0, or 3 and more where every change is the same."""
+        table(view, "constant-pair")
         own = past(view, "constant-pair")
         found = np.zeros(len(view))
         step = np.abs(own.rows - own.earlier[own.nearest])

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
-from understudy.detectors._common import past
+from understudy.detectors._common import changes, past, table
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class LineDepth:
         The line searches of Tramer et al., USENIX Security 2016, section 4.2; the score is ours.
     """
 
+    forms: ClassVar[tuple[Kind, ...]] = ("tabular",)
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = False
     looks_back: ClassVar[bool] = True
@@ -37,10 +38,10 @@ class LineDepth:
 
     def score(self, view: View) -> Floats:
         """(n,) bits, -1 or more."""
-        own = past(view, "line-depth")
+        scale, own = table(view, "line-depth"), past(view, "line-depth")
         found = np.full(len(view), -1.0)
-        row, at = np.nonzero(own.changed == 1)
+        row, at = np.nonzero(changes(view, "line-depth") == 1)
         if len(row):
-            step = np.abs(own.rows[row] - own.earlier[at]) / view.scale.span
+            step = np.abs(own.rows[row] - own.earlier[at]) / scale.span
             np.maximum.at(found, row, -np.log2(step.max(1)))
         return found

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal, Self
 
 from numpy.random import Generator
 
+from understudy.detectors._common import EVERY
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Margin:
         The margin of active learning (Scheffer, Decomain and Wrobel, IDA 2001), turned round.
     """
 
+    forms: ClassVar[tuple[Kind, ...]] = EVERY
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False

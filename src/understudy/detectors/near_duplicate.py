@@ -8,14 +8,16 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
-from understudy.detectors._common import past
+from understudy.detectors._common import EVERY, past
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
     """Distance to the nearest different own query of the last 512, with its sign turned.
+
+    Rows lie apart on the reference's scale, texts in an embedding without their template, images in random projections.
 
     Sees:
         Small steps: bisection, finite differences, Jacobian-based augmentation.
@@ -29,6 +31,7 @@ class NearDuplicate:
         place of a fixed threshold.
     """
 
+    forms: ClassVar[tuple[Kind, ...]] = EVERY
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = False
     looks_back: ClassVar[bool] = True
@@ -38,6 +41,6 @@ class NearDuplicate:
         return self
 
     def score(self, view: View) -> Floats:
-        """(n,) in standard deviations, 0 or less; NaN for the first query."""
+        """(n,) 0 or less, in standard deviations, of texts in lengths of an embedding; NaN for the first query."""
         apart = past(view, "near-duplicate").distance
         return np.where(np.isfinite(apart), -apart, np.nan)

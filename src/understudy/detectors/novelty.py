@@ -8,14 +8,17 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
-from understudy.detectors._common import Fitted, learnt, sample
+from understudy.detectors._common import EVERY, Fitted, learnt
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View, sample
 
 
 @dataclass(frozen=True)
 class Novelty:
     """Mean distance to the `neighbours` nearest of up to `kept` reference rows, on the reference's scale.
+
+    Texts: in an embedding where they have length 1, so that the distance ranks them as one minus the cosine does.
+    Images: in random projections of a thumbnail and traits of how it is drawn.
 
     Sees:
         Inputs from elsewhere: uniform noise, another domain's rows, columns put together at random, probes far out.
@@ -32,6 +35,7 @@ class Novelty:
     kept: int = 1500
     fitted: Fitted | None = field(default=None, repr=False, compare=False)
 
+    forms: ClassVar[tuple[Kind, ...]] = EVERY
     bets_on: ClassVar[Literal["fresh", "new"]] = "fresh"
     by_label: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
@@ -42,7 +46,7 @@ class Novelty:
         return replace(self, fitted={"rows": rows, "squares": np.einsum("ij,ij->i", rows, rows)})
 
     def score(self, view: View) -> Floats:
-        """(n,) distance in standard deviations."""
+        """(n,) distance, in standard deviations; of texts, 0 to 2."""
         kept = learnt(self.fitted, "novelty")
         rows, near = kept["rows"], min(self.neighbours, len(kept["rows"]))
         found = np.empty(len(view))
@@ -52,6 +56,7 @@ class Novelty:
             apart *= -2
             apart += kept["squares"]
             apart.partition(near - 1, axis=1)
-            apart = apart[:, :near] + np.einsum("ij,ij->i", z, z)[:, None]
-            found[i : i + 256] = np.sqrt(np.maximum(apart, 0)).mean(1)
+            squares = np.einsum("ij,ij->i", z, z)[:, None]
+            apart = apart[:, :near] + squares
+            found[i : i + 256] = np.sqrt(np.where(apart > 1e-6 * squares, apart, 0)).mean(1)  # less is rounding
         return found

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
+from understudy.detectors._common import table
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Probe:
         Tramer et al., USENIX Security 2016, section 4.1; Lowd and Meek, KDD 2005.
     """
 
+    forms: ClassVar[tuple[Kind, ...]] = ("tabular",)
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = False
     looks_back: ClassVar[bool] = False
@@ -36,5 +38,6 @@ class Probe:
 
     def score(self, view: View) -> Floats:
         """(n,) 0 or 1."""
+        table(view, "probe")
         found: Floats = ((view.inputs != 0).sum(1) <= 1).astype(np.float64)
         return found

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
-from understudy.detectors._common import past
+from understudy.detectors._common import changes, past, table
 from understudy.types import Floats
-from understudy.views import View
+from understudy.views import Kind, View
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class SweepCount:
 
     within: int = 64
 
+    forms: ClassVar[tuple[Kind, ...]] = ("tabular",)
     bets_on: ClassVar[Literal["fresh", "new"]] = "new"
     by_label: ClassVar[bool] = False
     looks_back: ClassVar[bool] = True
@@ -39,7 +40,8 @@ class SweepCount:
 
     def score(self, view: View) -> Floats:
         """(n,) count, 0 to `within`."""
+        table(view, "sweep-count")
         own = past(view, "sweep-count")
-        row, at = np.nonzero(own.changed == 1)
+        row, at = np.nonzero(changes(view, "sweep-count") == 1)
         recent = own.start + row - at <= self.within
         return np.bincount(row[recent], minlength=len(view)).astype(np.float64)

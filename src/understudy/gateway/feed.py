@@ -70,7 +70,7 @@ class Feed:
             self.states.close()
             raise
         self._report = Reporter(service, monitor, self.watch.calibration)
-        self._width = len(self.watch.calibration.scorer.scale.centre)
+        self._form = self.watch.calibration.scorer.form
         self._places, self._due = dict(self.states.places), -math.inf
         self._expires = -math.inf
         self._held: dict[tuple[str, str], list[Response]] = {}
@@ -124,7 +124,7 @@ class Feed:
             account.tally.add(mine)
             self._news[party] = self._news.get(party, 0) + sum(row.rows for row in mine)
             for queries in runs(mine, account.state.segment):
-                if queries.inputs is not None and queries.inputs.shape[1] != self._width:
+                if queries.inputs is not None and not self._form.takes(queries.inputs.shape[1:]):
                     done.damaged += len(queries)  # of another model than the calibration's
                     continue
                 if queries.inputs is not None:

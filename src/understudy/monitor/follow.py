@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.leak import LeakMeter, LeakSketch
 from understudy.types import Floats
-from understudy.views import Floats32
+from understudy.views import Floats32, Scale
 from understudy.watch import Calibration, Queries, Standing, State, Watch
 
 _BATCH = 4096  # queries whose features are worked out at once
@@ -22,7 +22,8 @@ class Seen(NamedTuple):
     """An account at the end of its queries.
 
     `tail` (s,): share of its bets in each score with p below 0.1, NaN where it placed few; `unseen`: share of queries
-    whose inputs were not kept; `mean`, `spread` (d,): of its latest inputs, where it is alarmed; `signals` it received.
+    whose inputs were not kept; `mean`, `spread` (d,): of its latest inputs, where it is alarmed
+    and they are tabular; `signals` it received.
     """
 
     standing: Standing
@@ -80,8 +81,8 @@ def _seen(watch: Watch, state: State, signals: set[str]) -> Seen:
     placed, odd = state.tails
     tail = np.where(placed >= _BETS, odd / np.maximum(placed, 1), np.nan).astype(np.float32)
     mean = spread = None
-    if standing.alarmed_at is not None and len(state.ring):
-        scale = watch.calibration.scorer.scale
+    scale = watch.calibration.scorer.form
+    if standing.alarmed_at is not None and len(state.ring) and isinstance(scale, Scale):
         latest = state.ring.astype(np.float64) * scale.spread + scale.centre
         mean, spread = latest.mean(0), latest.std(0)
     short = dataclasses.replace(standing, scores=standing.scores[:_LOUDEST])

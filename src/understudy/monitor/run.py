@@ -48,9 +48,9 @@ def run(
 
     Raises UsageError where the log, or the calibration, does not fit the manifest.
     """
-    width = len(calibration.scorer.scale.centre)
-    if width != logs.Layout.of(manifest).width:
-        raise UsageError(f"the calibration is of inputs of {width} numbers, the manifest's have another shape")
+    form = calibration.scorer.form
+    if not form.takes((logs.Layout.of(manifest).width,)):
+        raise UsageError(f"the calibration is of {form}, the manifest's inputs have another shape")
     tell = progress or (lambda what, done, of: None)
     tally = logs.Tally(options.rejects)
     with tempfile.TemporaryDirectory(prefix="understudy-", dir=options.scratch) as folder:

@@ -117,8 +117,10 @@ def check_defence(
 
 
 def check_detector(detector: Detector, rng: Generator, *, expected_failures: Expected | None = None) -> None:
-    """Every law of detectors, on 60 queries of one account of a linear model with 6 inputs."""
-    _check("detectors", DetectorBench(detector, _seed(rng)), expected_failures)
+    """Every law of detectors, on 60 queries of one account in each form of input that it reads."""
+    seed = _seed(rng)
+    for form in detector.forms:
+        _check("detectors", DetectorBench(detector, seed, form), expected_failures)
 
 
 def check_learner(learner: Learner, rng: Generator, *, expected_failures: Expected | None = None) -> None:

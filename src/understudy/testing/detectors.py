@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -12,34 +12,34 @@ from understudy.errors import UsageError
 from understudy.protocols import Detector
 from understudy.testing.contract import demand, random_state, says, stores_only_parameters
 from understudy.testing.models import linear
-from understudy.types import Array, Floats
-from understudy.views import Scale, View, compare
+from understudy.types import Answers, Array, Floats, Signal
+from understudy.views import Floats32, Kind, View, form_of, view_of
+
+ASKED = 60
+_WORDS = (
+    ("the", "a", "every", "no"),
+    ("small", "old", "red", "quiet", "broken", "late"),
+    ("parcel", "letter", "invoice", "order", "refund", "driver", "account"),
+    ("arrived", "went", "was sent", "got lost", "stayed", "is waiting"),
+    ("at the depot", "in the post", "on monday", "without a stamp", "for two weeks"),
+)
 
 
 @dataclass(frozen=True)
 class DetectorBench:
-    """A detector, fitted to benign rows of a small linear model and shown one account's queries."""
+    """A detector, fitted to benign inputs of a small model and shown one account's queries.
+
+    `form`: "tabular" rows of 6 numbers, "text" sentences, or "image"s of 8 x 8; None for the first that it reads.
+    """
 
     subject: Detector
     seed: int = 0
+    form: Kind | None = None
 
     @cached_property
     def views(self) -> tuple[View, View]:
-        """Benign rows of the owner, and an account that repeats, edits, sweeps, probes and asks at random."""
-        rng, model = np.random.default_rng(self.seed), linear(self.seed, features=6)
-        benign = np.asarray(np.round(np.tanh(rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) / 6), 2), np.float64)
-        scale = Scale.fit(benign)
-        asked: Floats = np.asarray(benign[rng.integers(300, size=60)] * 0.9, np.float64)
-        asked[10:20] = asked[:10]
-        asked[20:30] = asked[19]
-        asked[20:30, 2] = np.linspace(-0.5, 0.5, 10)
-        asked[30:36] = np.eye(6)
-        asked[36:40] = rng.uniform(-1, 1, (4, 6))
-        asked[40:44] = asked[44:48] + 0.01 * scale.spread
-        reference = View.of(scale, benign, model.query(benign))
-        view = View.of(scale, asked, model.query(asked))
-        past = compare(np.zeros((0, 6), np.float32), view.own, view.scale)
-        return reference, replace(view, past=past)
+        """Benign inputs of the owner, and an account that repeats, edits, sweeps, probes and asks at random."""
+        return _views(self.form or self.subject.forms[0], self.seed)
 
     @cached_property
     def fitted(self) -> Detector:
@@ -52,12 +52,61 @@ class DetectorBench:
     def from_row(self, start: int) -> Floats:
         """Scores of the account's queries from `start` on, those before held only as its past."""
         view = self.views[1]
-        past = compare(view.own[:start], view.own[start:], view.scale)
-        part = View(
-            *(view.scale, view.inputs[start:], view.own[start:], view.z[start:], view.labels[start:]),
-            *(view.margin[start:], past),
-        )
-        return self.fitted.score(part)
+        ring: Floats32 = view.own[:start]
+        part = view.form.view(view.inputs[start:], view.labels[start:], view.margin[start:], ring)
+        return self.fitted.score(part.beside(ring))
+
+
+@cache
+def _views(kind: Kind, seed: int) -> tuple[View, View]:
+    rng = np.random.default_rng(seed)
+    benign, asked = {"tabular": _rows, "text": _texts, "image": _images}[kind](rng)
+    form = form_of(benign, rng)
+    reference = view_of(form, benign, _answers(benign, seed))
+    view = view_of(form, asked, _answers(asked, seed))
+    return reference, view.beside(np.zeros((0, form.columns), np.float32))
+
+
+def _answers(inputs: Array, seed: int) -> Answers:
+    if inputs.dtype.kind == "f":
+        flat = inputs.reshape(len(inputs), -1)
+        return linear(seed, features=flat.shape[1]).query(flat)
+    first = np.array([min(len(str(text)), 60) / 60 for text in inputs])
+    return Answers({Signal.PROBABILITIES: np.stack([first, 1 - first], 1)}, 2)
+
+
+def _rows(rng: np.random.Generator) -> tuple[Array, Array]:
+    benign = np.asarray(np.round(np.tanh(rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) / 6), 2), np.float64)
+    asked = np.asarray(benign[rng.integers(300, size=ASKED)] * 0.9, np.float64)
+    asked[10:20] = asked[:10]
+    asked[20:30] = asked[19]
+    asked[20:30, 2] = np.linspace(-0.5, 0.5, 10)
+    asked[30:36] = np.eye(6)
+    asked[36:40] = rng.uniform(-1, 1, (4, 6))
+    asked[40:44] = asked[44:48] + 0.01 * benign.std(0)
+    return benign, asked
+
+
+def _texts(rng: np.random.Generator) -> tuple[Array, Array]:
+    made = [" ".join(str(rng.choice(part)) for part in _WORDS) for _ in range(300 + ASKED)]
+    benign, asked = np.array(made[:300], object), np.array(made[300:], object)
+    asked[10:20] = asked[:10]
+    asked[20:24] = [f"{asked[19]} {more}" for more in ("now", "today", "again", "at last")]
+    asked[24:30] = ["parcel", "letter", "zebra", "", "das Paket kam nie an", "LETTER letter letter"]
+    asked[30:40] = [f"dear sir or madam : {text} , thank you" for text in made[:10]]
+    asked[40:44] = [" ".join(rng.permutation(text.split())) for text in made[20:24]]
+    return benign, asked
+
+
+def _images(rng: np.random.Generator) -> tuple[Array, Array]:
+    across, down = np.meshgrid(np.arange(8.0), np.arange(8.0))
+    place = rng.uniform(1, 7, (300 + ASKED, 2, 1, 1))
+    made = np.round(16 * np.exp(-((across - place[:, 0]) ** 2 + (down - place[:, 1]) ** 2) / 6)) / 16
+    benign, asked = made[:300], made[300:].copy()
+    asked[10:20] = asked[:10]
+    asked[20:30] = asked[19] * np.linspace(0.9, 1, 10)[:, None, None]
+    asked[30:40] = rng.uniform(0, 1, (10, 8, 8))
+    return benign, asked
 
 
 def learnt(detector: Detector) -> Mapping[str, Array] | None:
@@ -71,8 +120,10 @@ def documented_detector(bench: DetectorBench) -> None:
 
 
 def declares_its_bets(bench: DetectorBench) -> None:
-    """`bets_on` is "fresh" or "new"; `by_label` and `looks_back` are booleans."""
+    """`forms` names forms of input; `bets_on` is "fresh" or "new"; `by_label` and `looks_back` are booleans."""
     kind = type(bench.subject)
+    known = {"tabular", "text", "image"}
+    demand(bool(kind.forms) and known >= set(kind.forms), f"forms is {kind.forms!r}; there are {sorted(known)}")
     demand(kind.bets_on in ("fresh", "new"), f"bets_on is {kind.bets_on!r}")
     demand(isinstance(kind.by_label, bool) and isinstance(kind.looks_back, bool), "by_label or looks_back is no bool")
 
@@ -126,11 +177,24 @@ def refuses_before_it_is_fitted(bench: DetectorBench) -> None:
     raise AssertionError("it scores before it is fitted")
 
 
+def refuses_forms_that_it_does_not_name(bench: DetectorBench) -> None:
+    """Inputs of a form that it does not read raise UsageError; nothing is made up for them."""
+    others: tuple[Kind, ...] = ("tabular", "text", "image")
+    for other in others:
+        if other in bench.subject.forms:
+            continue
+        try:
+            bench.fitted.score(_views(other, bench.seed)[1])
+        except UsageError:
+            continue
+        raise AssertionError(f"it scores {other} inputs, which it does not name")
+
+
 def batches_do_not_matter(bench: DetectorBench) -> None:
     """A query scores the same in any batch, given the same past."""
-    for start in (1, 25, 59, 60):
+    for start in (1, 25, 59, ASKED):
         part = bench.from_row(start)
-        demand(part.shape == (60 - start,), f"{part.shape} scores for {60 - start} queries")
+        demand(part.shape == (ASKED - start,), f"{part.shape} scores for {ASKED - start} queries")
         close = np.allclose(part, bench.scores[start:], rtol=1e-5, atol=1e-6, equal_nan=True)
         demand(close, f"queries from {start} on score otherwise in a batch of their own")
 
@@ -144,5 +208,6 @@ LAWS = (
     fitting_is_repeatable,
     keeps_what_it_learns_in_numbers,
     refuses_before_it_is_fitted,
+    refuses_forms_that_it_does_not_name,
     batches_do_not_matter,
 )

@@ -16,12 +16,12 @@ from understudy.leak import LeakMeter
 from understudy.protocols import Detector
 from understudy.store import frame, unframe
 from understudy.types import Array, Floats
-from understudy.views import Scale
+from understudy.views import FORMS
 from understudy.watch.ranking import Normaliser, Ranking
 from understudy.watch.scoring import Scorer
 from understudy.watch.wealth import Reference
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +111,7 @@ class Calibration:
 
     def to_bytes(self) -> bytes:
         """The calibration as bytes; nothing in it is code."""
-        arrays: dict[str, Array] = {f"scale/{n}": a for n, a in self.scorer.scale.arrays().items()}
+        arrays: dict[str, Array] = {f"form/{n}": a for n, a in self.scorer.form.arrays().items()}
         options = []
         for name, detector in zip(self.scorer.names, self.scorer.detectors, strict=True):
             fitted: Mapping[str, Array] = getattr(detector, "fitted", None) or {}
@@ -130,6 +130,7 @@ class Calibration:
             arrays,
             format=FORMAT,
             **head,
+            form=self.scorer.form.kind,
             names=self.scorer.names,
             options=options,
             cohorts=[(name, c.ranking.ends, c.ranking.weights) for name, c in cohorts],
@@ -158,7 +159,7 @@ class Calibration:
         common = cohorts.pop(None)
         return cls(
             *(head["made"], head["level"], head["confidence"], head["model"], head["seed"]),
-            Scorer(Scale.of(below(arrays, "scale/")), names, detectors),
+            Scorer(FORMS[head["form"]].of(below(arrays, "form/")), names, detectors),
             common,
             cohorts,
             {segment: (over, total) for segment, (over, total) in head["rates"].items()},

@@ -13,11 +13,11 @@ from understudy import registry
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.types import Answers, Array, Floats
-from understudy.views import Scale, View
+from understudy.views import form_of, view_of
 from understudy.watch.calibration import Calibration, Cohort
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import FIRST_AGE, Normaliser, Ranking, ages, needed, spans
-from understudy.watch.scoring import ALARM_SET, Scorer
+from understudy.watch.scoring import ALARM_SETS, Scorer
 from understudy.watch.wealth import Purse, Reference, bets_of, coins, unusual
 
 POOLED = 60  # eligible queries that each account lends to the reference of a score
@@ -36,7 +36,7 @@ class _Account:
 
 
 def calibrate(
-    reference: Floats,
+    reference: Array,
     reference_answers: Answers,
     accounts: Iterable[Sequence[Queries]],
     rng: Generator,
@@ -52,7 +52,8 @@ def calibrate(
 ) -> Calibration:
     """Learn from benign accounts. One account is a sequence of `Queries` of one principal, in time order.
 
-    `reference` (n, d): benign rows of the owner, such as those the model was trained on, and what it answers to them.
+    `reference` (n, d): benign rows of the owner, such as those the model was trained on, and what it answers to them;
+    texts are (n,) Python strings, images (n, h, w) or with channels. It decides what form of input is watched.
     `horizon`: queries of an account over which the level is spent; only accounts that lived so long are ranked. None:
     the longest for which enough accounts did. `epochs`: the horizon doubles that often, each on a share of the level of
     its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. Accounts of the
@@ -64,9 +65,9 @@ def calibrate(
 
     A level that the number of accounts cannot support gives a calibration without a threshold; `refuse` says so.
     """
-    scale = Scale.fit(reference)
-    view = View.of(scale, reference, reference_answers)
-    scorer = Scorer(scale, ALARM_SET, tuple(registry.create("detectors", name).fit(view, rng) for name in ALARM_SET))
+    form = form_of(reference, rng)
+    names, view = ALARM_SETS[form.kind], view_of(form, reference, reference_answers)
+    scorer = Scorer(form, names, tuple(registry.create("detectors", name).fit(view, rng) for name in names))
     longest = horizon and horizon * 2 ** (epochs - 1)
     real = [a for account in accounts if (a := _scored(scorer, account, longest))]
     made_up = [a for account in simulated if (a := _scored(scorer, account, longest))]
@@ -125,8 +126,7 @@ def _scored(scorer: Scorer, account: Sequence[Queries], longest: int | None) -> 
         return None
     whole = Queries.concat(parts)
     whole = whole if longest is None else whole.take(slice(0, longest))
-    ring = np.zeros((0, len(scorer.scale.centre)), np.float32)
-    scored = scorer.scores(ring, whole, None)
+    scored = scorer.scores(np.zeros((0, scorer.form.columns), np.float32), whole, None)
     return _Account(whole.principal, whole.segment, scored.scores.astype(np.float32), scored.labels)
 
 

@@ -15,15 +15,15 @@ from understudy.types import Answers, Array, Floats
 class Queries:
     """Consecutive queries of one principal, in time order.
 
-    `at` (n,) Unix seconds; `inputs` (n, d), None where they were not kept; `answers` as released; `margin` (n,)
-    owner-side gap of the two largest scores, where the owner kept it; `audit`: asked by the owner's own audit;
-    `segment`: the declared segment of the account.
+    `at` (n,) Unix seconds; `inputs` (n, d), texts (n,), images (n, h, w), None where they were not kept; `answers` as
+    released; `margin` (n,) owner-side gap of the two largest scores, where the owner kept it; `audit`: asked by the
+    owner's own audit; `segment`: the declared segment of the account.
     """
 
     principal: str
     party: str
     at: Floats
-    inputs: Floats | None
+    inputs: Array | None
     answers: Answers
     margin: Floats | None = None
     audit: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,21 +10,26 @@ from numpy.typing import NDArray
 
 from understudy.protocols import Detector
 from understudy.types import Floats
-from understudy.views import WINDOW, Floats32, Own, Scale, View, compare
+from understudy.views import WINDOW, Floats32, Form, Kind, gap, labels
 from understudy.watch.queries import Queries
 
-#: The scores that bet, in the order of a state's columns (detectors.md of the study calls this the alarm set).
-ALARM_SET = (
-    "novelty",
-    "structure",
-    "margin",
-    "near-duplicate",
-    "line-depth",
-    "sweep-count",
-    "probe",
-    "grid",
-    "constant-pair",
-)
+#: The scores that bet, in the order of a state's columns. A sweep or a sign step has no text form; pixels one at a time
+#: have no meaning on an image, and of earlier images no pixels are kept.
+ALARM_SETS: Mapping[Kind, tuple[str, ...]] = {
+    "tabular": (
+        "novelty",
+        "structure",
+        "margin",
+        "near-duplicate",
+        "line-depth",
+        "sweep-count",
+        "probe",
+        "grid",
+        "constant-pair",
+    ),
+    "text": ("novelty", "fluency", "margin", "near-duplicate", "word-edit", "single-word", "unknown-words"),
+    "image": ("novelty", "structure", "margin", "near-duplicate", "grid"),
+}
 _CHUNK = 128  # queries held against their window at once
 
 
@@ -42,22 +47,24 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
-    """Fitted detectors and the scale they share."""
+    """Fitted detectors and the form of input they share."""
 
-    scale: Scale
+    form: Form
     names: tuple[str, ...]
     detectors: tuple[Detector, ...]
 
     def features(self, batch: Sequence[Queries]) -> Floats:
-        """(queries of all, s) scores that need no own earlier queries; NaN where one does, or inputs were not kept."""
+        """(queries of all, s) scores that need no own earlier queries; NaN where one does, or inputs were not kept.
+
+        Of texts all are NaN: how a text looks depends on the account's template.
+        """
         seen = [q for q in batch if q.inputs is not None and len(q)]
         found = np.full((sum(len(q) for q in batch), len(self.names)), np.nan)
-        if not seen:
+        if not seen or not self.form.singly:
             return found
-        views = [View.of(self.scale, q.inputs, q.answers, q.margin) for q in seen if q.inputs is not None]
-        parts = ([getattr(v, part) for v in views] for part in ("inputs", "own", "z", "labels", "margin"))
-        inputs, own, z, labels, margin = map(np.concatenate, parts)
-        view = View(self.scale, inputs, own, z, labels, margin)
+        inputs = np.concatenate([q.inputs.reshape(len(q), -1) for q in seen if q.inputs is not None])
+        margin = np.concatenate([_margin(q) for q in seen])
+        view = self.form.view(inputs, np.concatenate([labels(q.answers) for q in seen]), margin)
         rows = np.concatenate([np.full(len(q), q.inputs is not None) for q in batch])
         for j, detector in enumerate(self.detectors):
             if not detector.looks_back:
@@ -65,32 +72,31 @@ class Scorer:
         return found
 
     def scores(self, ring: Floats32, queries: Queries, features: Floats | None) -> Scored:
-        """What each query scores, given the account's latest queries `ring` (m, d) in own units, oldest first."""
+        """What each query scores, given what is kept of the account's latest queries, `ring` (m, width), oldest first.
+
+        `features`: the rows of these queries of `features`.
+        """
         n, s = len(queries), len(self.names)
         if queries.inputs is None or not n:
             return Scored(np.full((n, s), np.nan), np.zeros(n, np.int64), ring, 0, 0, 0)
         found = self.features([queries]) if features is None else features.copy()
-        view = View.of(self.scale, queries.inputs, queries.answers, queries.margin)
-        repeats = edits = 0
+        classes, margin = labels(queries.answers), _margin(queries)
+        repeats = edits = outside = 0
         for i in range(0, n, _CHUNK):
             rows = slice(i, min(i + _CHUNK, n))
-            past = compare(ring, view.own[rows], self.scale)
-            repeat, fresh = past.repeat, past.fresh
-            self._look_back(found[rows], _part(view, rows, past))
+            view = self.form.view(queries.inputs[rows], classes[rows], margin[rows], ring).beside(ring)
+            assert view.past is not None
             for j, detector in enumerate(self.detectors):
-                found[rows, j][repeat if detector.bets_on == "new" else ~fresh] = np.nan
-            repeats, edits = repeats + int(repeat.sum()), edits + int((~fresh).sum())
-            ring = past.earlier[-WINDOW:]
-        outside = int(self.scale.outside(view.inputs).sum())
+                if detector.looks_back or not self.form.singly:
+                    found[rows, j] = detector.score(view)
+                found[rows, j][view.past.repeat if detector.bets_on == "new" else ~view.past.fresh] = np.nan
+            repeats, edits = repeats + int(view.past.repeat.sum()), edits + int((~view.past.fresh).sum())
+            outside += int(self.form.outside(view).sum())
+            ring = view.past.earlier[-WINDOW:]
         # as finely as references keep them: a tie would look like a record
         found = found.astype(np.float32).astype(np.float64)
-        return Scored(found, view.labels, ring.copy(), repeats, n - edits, outside)
-
-    def _look_back(self, into: Floats, view: View) -> None:
-        for j, detector in enumerate(self.detectors):
-            if detector.looks_back:
-                into[:, j] = detector.score(view)
+        return Scored(found, classes, ring.copy(), repeats, n - edits, outside)
 
 
-def _part(view: View, rows: slice, past: Own) -> View:
-    return View(view.scale, view.inputs[rows], view.own[rows], view.z[rows], view.labels[rows], view.margin[rows], past)
+def _margin(queries: Queries) -> Floats:
+    return gap(queries.answers) if queries.margin is None else queries.margin

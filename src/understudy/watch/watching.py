@@ -33,7 +33,7 @@ class Watch:
         named = hashlib.sha256(f"{c.seed} {principal}".encode()).digest()
         return State(
             *(principal, party, segment, int.from_bytes(named[:8], "little")),
-            ring=np.zeros((0, len(c.scorer.scale.centre)), np.float32),
+            ring=np.zeros((0, c.scorer.form.columns), np.float32),
             purse=Purse.new(s),
             peak=np.full(s, -np.inf),
             best=np.full(epochs, -np.inf),

@@ -1,0 +1,257 @@
+"""Texts: their words beside those of the reference, and an embedding learnt from it.
+
+A text's words are compared after the account's own template is taken off: what most of its latest texts begin or end
+with says nothing about the text. The embedding is latent semantic analysis (Deerwester, Dumais, Furnas, Landauer and
+Harshman, JASIS 41, 1990): a truncated SVD of TF-IDF weights, small enough to be part of a calibration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import ClassVar, Self
+from zlib import crc32
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from understudy.errors import InputError
+from understudy.types import Array, Floats
+from understudy.views.base import UNKNOWN, WINDOW, Arrays, Bools, Floats32, Kind, Own, View, neighbours, sample, unseen
+
+_MOST = 20_000  # reference texts that are learnt from
+_WORDS = 30_000  # the most frequent of their words that are known
+DIRECTIONS = 64
+_LONGEST = 20_000  # characters of a text that are read
+_TEMPLATE, _LATEST, _SHARED, _FEW = 6, 20, 0.8, 5  # words; of so many texts; share that has them; texts that tell
+_BAG, _KEPT = 48, 32  # buckets of words, numbers of the embedding that are kept of a text
+_KEY = slice(0, 2)
+_NEW, _SIZE = 2, 3
+_HEAD, _TAIL = slice(4, 4 + _TEMPLATE), slice(4 + _TEMPLATE, 4 + 2 * _TEMPLATE)
+_COUNTS = slice(_TAIL.stop, _TAIL.stop + _BAG)
+_PLACE = slice(_COUNTS.stop, _COUNTS.stop + _KEPT)
+_ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # scripts without spaces: a character is a word
+_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+(?:['’][^\W{_ALONE}]+)?")
+_DIGITS = str.maketrans("123456789", "000000000")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The words of n texts, one after the other.
+
+    `hashes` (t,): of 24 bits; `at` (t,): index among the reference's words, -1 where it has none such; `starts`
+    (n + 1,): where each text begins.
+    """
+
+    hashes: NDArray[np.int64]
+    at: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) words of each text."""
+        return np.diff(self.starts)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(t,) the text that each word is of."""
+        return np.repeat(np.arange(len(self.starts) - 1), self.sizes)
+
+    def mean(self, values: Floats) -> Floats:
+        """(n,) means over the words of each text; NaN where it has none."""
+        total = np.bincount(self.rows, values, minlength=len(self.sizes))
+        return np.where(self.sizes > 0, total / np.maximum(self.sizes, 1), np.nan)
+
+    def take(self, kept: Bools) -> Tokens:
+        """Some of the words (t,) of all texts."""
+        ends = np.concatenate([[0], np.cumsum(kept)])
+        return Tokens(self.hashes[kept], self.at[kept], ends[self.starts])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextScale(Arrays):
+    """The words of a reference sample, and what they say.
+
+    `words` (v,): hashes of its words, sorted; `directions` (v, k) float16: of each, weighted by how rare it is;
+    `kept` (k + 1, 32): random projection of an embedding to what is kept of it; `longest`: words of its longest text.
+    """
+
+    words: NDArray[np.int64]
+    directions: NDArray[np.float16]
+    kept: Floats32
+    longest: NDArray[np.int64]
+
+    kind: ClassVar[Kind] = "text"
+    singly: ClassVar[bool] = False
+
+    @classmethod
+    def fit(cls, reference: Array, rng: Generator) -> Self:
+        """The form of `reference` (n,) texts, n >= 20. Raises InputError where it is too small or too alike."""
+        if len(reference) < 20:
+            raise InputError(f"{len(reference)} reference texts are too few to learn words from; give 20 or more")
+        hashes, starts = _hashed(sample(reference, _MOST, rng))
+        words, counts = np.unique(hashes, return_counts=True)
+        if len(words) < 20:
+            raise InputError(f"the reference texts have {len(words)} words in all; 20 or more are needed")
+        if len(words) > _WORDS:
+            words = np.sort(words[np.argsort(-counts, kind="stable")[:_WORDS]])
+        tokens = Tokens(hashes, _found(words, hashes), starts)
+        directions = _directions(tokens, len(words), rng)
+        kept = rng.standard_normal((directions.shape[1] + 1, _KEPT)) / np.sqrt(_KEPT)
+        longest = np.array(tokens.sizes.max())
+        return cls(words, directions.astype(np.float16), kept.astype(np.float32), longest)
+
+    def __str__(self) -> str:
+        return "texts"
+
+    @property
+    def columns(self) -> int:
+        """What is kept of a text: its hash, its ends, a bag of its words, and 32 numbers of its embedding."""
+        return _PLACE.stop
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether an input of this shape is one text."""
+        return shape == ()
+
+    def view(self, inputs: Array, labels: NDArray[np.int64], margin: Floats, ring: Floats32 | None = None) -> View:
+        """Texts (n,) as detectors see them, without the template that they share with the account's latest in `ring`.
+
+        Raises InputError where they are no texts.
+        """
+        if inputs.dtype.kind not in "OUT" or inputs.ndim != 1:
+            raise InputError("the calibration was made on texts; these are none")
+        hashes, starts = _hashed(inputs)
+        raw = Tokens(hashes, _found(self.words, hashes), starts)
+        ring = np.zeros((0, self.columns), np.float32) if ring is None else ring
+        own = np.zeros((len(inputs), self.columns), np.float32)
+        own[:, _KEY] = [_key(text) for text in inputs] if len(inputs) else np.zeros((0, 2))
+        own[:, _HEAD], own[:, _TAIL] = _ends(raw)
+        own[:, _NEW] = _new(np.concatenate([ring, own])[:, _KEY], len(ring))
+        tokens = raw.take(_beyond_template(raw, np.concatenate([ring, own]), len(ring)))
+        z = self.embed(tokens)
+        own[:, _SIZE] = tokens.sizes
+        buckets = tokens.rows * _BAG + tokens.hashes % _BAG
+        own[:, _COUNTS] = np.bincount(buckets, minlength=len(own) * _BAG).reshape(-1, _BAG)
+        own[:, _PLACE] = z @ self.kept
+        return View(self, inputs, own, z, labels, margin, tokens)
+
+    def embed(self, tokens: Tokens) -> Floats32:
+        """(n, k + 1) of length 1; a text without a known word points where no other does, along the last axis."""
+        known = tokens.at >= 0
+        total = np.zeros((len(tokens.sizes), self.directions.shape[1] + 1), np.float32)
+        values = self.directions[tokens.at[known]].astype(np.float32)
+        rows = tokens.rows[known]
+        if len(rows):
+            first = np.flatnonzero(np.diff(rows, prepend=-1))
+            total[rows[first], :-1] = np.add.reduceat(values, first)
+        length = np.linalg.norm(total, axis=1)
+        total[length == 0, -1] = 1
+        found: Floats32 = total / np.maximum(length, 1e-6)[:, None] if len(total) else total
+        found[length == 0] = np.eye(total.shape[1], dtype=np.float32)[-1]
+        return found
+
+    def compare(self, ring: Floats32, rows: Floats32) -> Own:
+        """Hold `rows` against `ring` and each other: an edit puts in or takes out max(2, 25 %) of the words at most."""
+        earlier, start = np.concatenate([ring, rows]), len(ring)
+        hidden = unseen(start, len(rows))
+        changed = np.zeros(hidden.shape, np.int16)
+        bags = earlier[:, _COUNTS].astype(np.int16)
+        for a, b in zip(np.ascontiguousarray(bags[start:].T), np.ascontiguousarray(bags.T), strict=True):
+            changed += np.abs(a[:, None] - b)
+        changed[hidden] = UNKNOWN
+        fewest = changed.min(1, initial=UNKNOWN)
+        edit = np.maximum(2, rows[:, _SIZE] / 4)
+        nearest, distance = neighbours(np.ascontiguousarray(earlier[:, _PLACE]), start, hidden)
+        repeat = rows[:, _NEW] == 0
+        return Own(rows, earlier, nearest, distance, start, repeat, ~repeat & (fewest > edit), changed)
+
+    def outside(self, view: View) -> Bools:
+        """(n,) True where a text has no words, or more than any of the reference: a matter of data quality."""
+        sizes = view.tokens.sizes if view.tokens is not None else np.zeros(len(view))
+        found: Bools = (sizes == 0) | (sizes > self.longest)
+        return found
+
+
+def _text(given: object) -> str:
+    return given if isinstance(given, str) else ""
+
+
+def _key(given: object) -> tuple[int, int]:
+    """A hash of the whole text, case and spaces included, as two numbers that float32 holds."""
+    whole = int.from_bytes(blake2b(_text(given).encode("utf-8", "surrogatepass"), digest_size=6).digest(), "little")
+    return whole & 0xFFFFFF, whole >> 24
+
+
+def _hashed(texts: Iterable[object]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(t,) hashes of the words of all texts, lower case, digits alike, and (n + 1,) where each text begins."""
+    words = [_WORD.findall(_text(text)[:_LONGEST].lower().translate(_DIGITS)) for text in texts]
+    starts = np.concatenate([[0], np.cumsum([len(w) for w in words], dtype=np.int64)]).astype(np.int64)
+    hashes = [crc32(word.encode("utf-8", "surrogatepass")) & 0xFFFFFF for some in words for word in some]
+    return np.array(hashes, np.int64), starts
+
+
+def _found(words: NDArray[np.int64], hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    at = np.minimum(words.searchsorted(hashes), len(words) - 1)
+    return np.where(words[at] == hashes, at, -1)
+
+
+def _directions(tokens: Tokens, v: int, rng: Generator) -> Floats:
+    """(v, k) what each word adds to an embedding: right singular vectors of the TF-IDF matrix, times IDF."""
+    from scipy.sparse import csr_matrix
+    from sklearn.preprocessing import normalize
+    from sklearn.utils.extmath import randomized_svd
+
+    known, n = tokens.at >= 0, len(tokens.sizes)
+    counted = csr_matrix((np.ones(int(known.sum())), (tokens.rows[known], tokens.at[known])), shape=(n, v))
+    rarity = np.log((1 + n) / (1 + np.bincount(counted.indices, minlength=v))) + 1
+    weighted = normalize(counted.multiply(rarity).tocsr())
+    k = max(min(DIRECTIONS, v - 1, n - 1), 1)
+    _, _, right = randomized_svd(weighted, k, random_state=int(rng.integers(2**31 - 1)))
+    found: Floats = rarity[:, None] * right.T
+    return found
+
+
+def _ends(tokens: Tokens) -> tuple[Array, Array]:
+    """(n, 6) the first and the last words of each text, outermost first, -1 where it has fewer."""
+    step = np.arange(_TEMPLATE)
+    padded = np.append(tokens.hashes, -1)
+    inside = step < tokens.sizes[:, None]
+    first, last = tokens.starts[:-1, None] + step, tokens.starts[1:, None] - 1 - step
+    return padded[np.where(inside, first, -1)], padded[np.where(inside, last, -1)]
+
+
+def _new(keys: Floats32, start: int) -> Bools:
+    """(n,) True where a text is not in its window already. `keys` (start + n, 2)."""
+    same = (keys[start:, None] == keys).all(2) & ~unseen(start, len(keys) - start)
+    found: Bools = ~same.any(1)
+    return found
+
+
+def _beyond_template(tokens: Tokens, rows: Floats32, start: int) -> Bools:
+    """(t,) True for the words that are no part of the account's template.
+
+    A template: up to six words at either end that 80 % of the account's last 20 different texts have there too.
+    """
+    n = len(rows) - start
+    different = np.flatnonzero(rows[:, _NEW] > 0)
+    mine = start + np.arange(n)
+    upto = different.searchsorted(mine)
+    at = upto[:, None] - 1 - np.arange(_LATEST)
+    there = at >= 0
+    latest = different[np.maximum(at, 0)] if len(different) else np.zeros_like(at)
+    there &= latest >= mine[:, None] - WINDOW
+    enough = there.sum(1) >= _FEW
+    cut = []
+    for part in (_HEAD, _TAIL):
+        agree = np.logical_and.accumulate(rows[start:, None, part] == rows[latest][:, :, part], axis=2)
+        share = (agree & there[:, :, None]).sum(1) / np.maximum(there.sum(1), 1)[:, None]
+        cut.append(np.where(enough, (share >= _SHARED).sum(1), 0))
+    ahead = np.minimum(cut[0], np.maximum(tokens.sizes - 1, 0))  # one word is left
+    behind = np.minimum(cut[1], np.maximum(tokens.sizes - 1 - ahead, 0))
+    place = np.arange(len(tokens.hashes)) - tokens.starts[tokens.rows]
+    size = tokens.sizes[tokens.rows]
+    found: Bools = (place >= ahead[tokens.rows]) & (place < size - behind[tokens.rows])
+    return found
