@@ -108,6 +108,7 @@ PUBLIC = {
     "Grain",
     "Mixed",
     "Signal",
+    "Text",
     "UnderstudyError",
     "Verdict",
     "extract",

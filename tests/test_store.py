@@ -87,8 +87,8 @@ def test_a_servers_nan_stays_nan() -> None:
     assert np.isnan(unpack_answers(pack_answers(answers))["value"][0, 0])
 
 
-def test_nothing_but_numbers_is_kept() -> None:
-    with pytest.raises(RecordError, match="only numbers can be kept, not object"):
+def test_nothing_but_numbers_and_texts_is_kept() -> None:
+    with pytest.raises(RecordError, match="only numbers and texts can be kept, not object"):
         pack({"x": np.array([object()])})
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from understudy.errors import UnderstudyError
 from understudy.protocols import Extraction, Pool, Target, Verdict
-from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Signal, Space
+from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Signal, Space, Text
 
 if TYPE_CHECKING:
     from understudy.importance import Importances
@@ -30,6 +30,7 @@ __all__ = [
     "Grain",
     "Mixed",
     "Signal",
+    "Text",
     "UnderstudyError",
     "Verdict",
     "extract",
@@ -45,8 +46,9 @@ __all__ = [
 def target(call: Callable[[Any], Any], signal: str | Iterable[str], outputs: int, space: Space) -> Target:
     """A Python function as a target.
 
-    `call` takes inputs (n, *space.shape) and returns one array: (n,) labels, or (n, outputs) probabilities, logits or
-    values; where `signal` names several signals, a mapping {signal: array}. `outputs`: number of classes or values.
+    `call` takes inputs (n, *space.shape), or a list of texts, and returns one array: (n,) labels, or (n, outputs)
+    probabilities, logits or values; where `signal` names several signals, a mapping {signal: array}. `outputs`: number
+    of classes or values.
     """
     from understudy.targets.callable import CallableTarget
 
@@ -72,6 +74,7 @@ def extract(
     from understudy import registry
     from understudy.endpoint import ArrayPool
     from understudy.errors import UsageError
+    from understudy.texts import blank
     from understudy.types import IMPLIES
     from understudy.wrappers import Metered
 
@@ -81,7 +84,7 @@ def extract(
         wanted = " or ".join(sorted(made.needs))
         raise UsageError(f"{attack} needs {wanted}; this target gives {', '.join(sorted(given))}")
     if pool is None:
-        pool = np.zeros((0, *target.space.shape))
+        pool = blank(0, target.space.shape)
     data = (
         pool
         if isinstance(pool, Pool)

@@ -18,6 +18,7 @@ from understudy.protocols import Metric, Target
 from understudy.records import Measured
 from understudy.stats import curve_interval
 from understudy.targets.callable import CallableTarget
+from understudy.texts import plain
 from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
 
 
@@ -92,10 +93,10 @@ def ceiling(endpoint: Endpoint, goal: Goal, metric: Metric, against: Known, seed
     return Anchor(_measured(np.stack(rows), f"the owner's recipe retrained with {seeds} other seeds", seed))
 
 
-def _model(call: Callable[[Floats], Any], endpoint: Endpoint) -> CallableTarget:
+def _model(call: Callable[[Any], Any], endpoint: Endpoint) -> CallableTarget:
     """A retrained model as a target. It may say more than what is audited: scores, where a gateway lets out labels."""
     exposure, outputs = endpoint.owner.exposure, endpoint.manifest.target.outputs
-    if exposure.signals == {Signal.LABEL} and np.shape(call(endpoint.evaluation[:1])) == (1, outputs):
+    if exposure.signals == {Signal.LABEL} and np.shape(call(plain(endpoint.evaluation[:1]))) == (1, outputs):
         exposure = Exposure.of(Signal.PROBABILITIES, outputs)
     return CallableTarget(call, exposure, endpoint.owner.space)
 

@@ -92,6 +92,10 @@ class Work:
 def plan(endpoint: Endpoint, options: Options) -> list[Work]:
     """Everything that is to be asked, before anything is asked. Raises UsageError when it cannot be carried out."""
     m = endpoint.manifest
+    if not m.space.shape:
+        raise UsageError(
+            "space.text: audit does not attack models of texts yet; guard, calibrate and monitor take them"
+        )
     unknown = set(options.tiers) - {t.id for t in m.tiers}
     if unknown:
         raise UsageError(f"no tier is called {', '.join(sorted(unknown))} (tiers: {', '.join(t.id for t in m.tiers)})")

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.random import Generator
 
-from understudy import registry
-from understudy.errors import InputError, ManifestError, NotAuthorised, UnderstudyError, UsageError
+from understudy import dataset, registry
+from understudy.errors import InputError, ManifestError, NotAuthorised, UsageError
 from understudy.faults import locate
-from understudy.manifest import Data, FromEnvironment, Manifest, Tier, exposure
+from understudy.manifest import FromEnvironment, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.protocols import Defence, Target
 from understudy.targets.callable import CallableTarget
-from understudy.types import EXPLANATIONS, Array, Box, Exposure, Floats, Signal, digest
+from understudy.texts import blank
+from understudy.types import EXPLANATIONS, Array, Exposure, Floats, Signal, Space, digest
 from understudy.wrappers import Defended
 
 
@@ -125,12 +125,13 @@ def open_endpoint(path: Path, share: int = 1) -> Endpoint:
     _check_names(manifest, path)
     with _blaming(path, "target"):
         target, owner = _targets(manifest, folder, space, served, share)
-    inputs, truth = _load(manifest.evaluation, folder, space, f"{path}: evaluation")
+    classes = manifest.target.http.options.get("classes", ()) if manifest.target.http else ()
+    inputs, truth = dataset.load(manifest.evaluation, folder, space, f"{path}: evaluation", classes)
     if not len(inputs):
         raise ManifestError(f"{path}: evaluation: holds no rows")
-    pool_inputs, pool_truth = np.zeros((0, *space.shape)), None
+    pool_inputs, pool_truth = blank(0, space.shape), None
     if manifest.pool is not None:
-        pool_inputs, pool_truth = _load(manifest.pool, folder, space, f"{path}: pool")
+        pool_inputs, pool_truth = dataset.load(manifest.pool, folder, space, f"{path}: pool", classes)
     data = {"evaluation": digest(inputs), "pool": digest(pool_inputs)}
     labelled = pool_truth if manifest.pool is not None and manifest.pool.labelled else None
     made = Endpoint(manifest, folder, target, owner, ArrayPool(pool_inputs, labelled), labelled, inputs, truth, data)
@@ -184,7 +185,7 @@ def authorise(manifest: Manifest, today: dt.date) -> dict[str, Any] | None:
     return kept
 
 
-def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, share: int) -> tuple[Target, Target]:
+def _targets(manifest: Manifest, folder: Path, space: Space, served: Exposure, share: int) -> tuple[Target, Target]:
     part = manifest.target
     if part.python is not None:
         found = registry.load_object(part.python)
@@ -204,7 +205,7 @@ def _targets(manifest: Manifest, folder: Path, space: Box, served: Exposure, sha
     http = part.http
     assert http is not None
     codec = registry.create("protocols", http.protocol, **http.options)
-    codec.request(np.zeros((1, *space.shape)), served.signals)  # signals that it cannot ask for are found now
+    codec.request(blank(1, space.shape), served.signals)  # signals that it cannot ask for are found now
     make = registry.load("targets", "http")
     options = {
         "timeout_s": http.timeout_s,
@@ -227,54 +228,3 @@ def headers_from(wanted: Mapping[str, FromEnvironment]) -> dict[str, str]:
             f"the manifest takes headers from environment variables that are not set: {', '.join(missing)}"
         )
     return {name: h.prefix + os.environ[h.env] for name, h in wanted.items()}
-
-
-def _load(part: Data, folder: Path, space: Box, where: str) -> tuple[Floats, Array | None]:
-    """Inputs and truth of a data section, checked against the space."""
-    truth: Any = None
-    if ":" in part.data:
-        found = registry.load_object(part.data)
-        if callable(found):
-            try:
-                found = found()
-            except Exception as error:  # the function is the user's
-                raise ManifestError(f"{where}.data: {part.data} raised {type(error).__name__}: {error}") from error
-        inputs, truth = found if isinstance(found, tuple) else (found, None)
-    else:
-        inputs, truth = _read(folder / part.data, part.truth_column, where)
-    try:
-        x = space.check(inputs)
-    except InputError as error:
-        raise ManifestError(f"{where}.data ({part.data}): {error}") from None
-    if truth is None:
-        return x, None
-    truth = np.asarray(truth)
-    if len(truth) != len(x):
-        raise ManifestError(f"{where}.data ({part.data}): {len(x)} inputs but {len(truth)} truths")
-    return x, truth
-
-
-def _read(path: Path, truth_column: str | None, where: str) -> tuple[Any, Any]:
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False), None
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                if "inputs" not in held:
-                    raise ManifestError(f"{where}: {path} holds {', '.join(held)}; needs 'inputs' (and 'truth')")
-                return held["inputs"], held.get("truth")
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8") as file:
-                names = [n.strip().strip('"') for n in file.readline().split(",")]
-                table = np.loadtxt(file, delimiter=",", ndmin=2)
-            if truth_column is None:
-                return table, None
-            if truth_column not in names:
-                raise ManifestError(f"{where}: {path} has no column {truth_column!r} (columns: {', '.join(names)})")
-            column = names.index(truth_column)
-            return np.delete(table, column, 1), table[:, column]
-    except UnderstudyError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{where}: {path} cannot be read: {error}") from None
-    raise ManifestError(f"{where}: {path.name}: expected .npy, .npz, .csv, or module:object")

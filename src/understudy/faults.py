@@ -6,7 +6,8 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from understudy.errors import ManifestError
 
 Model = TypeVar("Model", bound=BaseModel)
+_UNIONS = (UnionType, Union)
 
 
 def read(path: Path, model: type[Model], what: str) -> Model:
@@ -78,7 +80,7 @@ def _lines(path: tuple[Any, ...], node: yaml.Node) -> Iterator[tuple[tuple[Any, 
 
 def _fault(error: dict[str, Any], lines: Mapping[tuple[Any, ...], int], model: type[BaseModel]) -> tuple[int, str]:
     """One pydantic error as (line, message)."""
-    where = tuple(x for x in error["loc"] if x != "[key]")
+    where = tuple(x for x in error["loc"] if not str(x).startswith("["))  # a key, or which of several parts
     message, context = str(error["msg"]).removeprefix("Value error, "), error.get("ctx", {})
     moved = re.match(r"^((?:\w+\.)+\w+): ", message)
     if error["type"] == "value_error" and moved:
@@ -114,13 +116,18 @@ def _fields(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """The fields allowed at a path of the model."""
     part: Any = model
     for step in path:
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            named = {(f.alias or name): f.annotation for name, f in part.model_fields.items()}
+        models = _models(part)
+        if models:
+            named = {(f.alias or name): f.annotation for m in models for name, f in m.model_fields.items()}
             part = named.get(step)
         else:
             part = next((a for a in reversed(get_args(part)) if a is not type(None)), None)
         while part is not None and not isinstance(part, type) and type(None) in get_args(part):
             part = next(a for a in get_args(part) if a is not type(None))
-    if isinstance(part, type) and issubclass(part, BaseModel):
-        return [f.alias or name for name, f in part.model_fields.items()]
-    return []
+    return [f.alias or name for m in _models(part) for name, f in m.model_fields.items()]
+
+
+def _models(part: Any) -> list[type[BaseModel]]:
+    """The models that stand at a place: one, or those of a union."""
+    some = [get_args(a)[0] if get_args(a) else a for a in get_args(part)] if get_origin(part) in _UNIONS else [part]
+    return [m for m in some if isinstance(m, type) and issubclass(m, BaseModel)]

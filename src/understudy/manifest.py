@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from understudy import faults, types
+from understudy import faults
 from understudy.manifest_monitor import MonitorPart, monitor_fits
 from understudy.manifest_parts import Count, FromEnvironment, Grade, Name, Part, Signals
+from understudy.manifest_space import Space, texts_fit
 from understudy.types import Exposure, Grain, Signal
 
 __all__ = ["Count", "FromEnvironment", "Manifest", "MonitorPart", "Name", "Part", "exposure", "load", "schema"]
@@ -123,28 +124,15 @@ class TargetPart(Part):
         return self
 
 
-class Box(Part):
-    """Bounds per coordinate, numbers or lists, infinite where any number will do (.inf); a table's kinds of columns."""
-
-    low: float | list[float]
-    high: float | list[float]
-    shape: list[Count] = Field(min_length=1)
-    integer: list[int] = Field([], description="columns of whole numbers, counted from 0")
-    categories: dict[int, Count] = Field({}, description="columns of codes: {column: number of categories}")
-    missing: list[int] = Field([], description="columns that may be missing (NaN)")
-
-    def space(self) -> types.Box:
-        """The space itself. Raises InputError."""
-        kinds = {name: getattr(self, name) for name in ("integer", "categories", "missing")}
-        made = types.Mixed if any(kinds.values()) else types.Box
-        return made(self.low, self.high, self.shape, **{name: kind for name, kind in kinds.items() if kind})
-
-
 class Data(Part):
-    """Inputs, and labels where there are any: a .npy/.npz/.csv file, or module:object that returns them."""
+    """Inputs, and labels where there are any: a .npy/.npz/.csv file, or module:object that returns them.
+
+    Texts: a .txt file of one a line, a column of a .csv, .jsonl or .parquet file, or module:object.
+    """
 
     data: str = Field(description="file relative to the manifest, or module:object giving inputs or (inputs, truth)")
-    truth_column: str | None = Field(None, description="in a CSV file: the column that holds the truth")
+    column: str | None = Field(None, description="in a table of texts: the column that holds them")
+    truth_column: str | None = Field(None, description="in a table: the column that holds the truth")
 
 
 class PoolPart(Data):
@@ -335,7 +323,7 @@ class Manifest(Part):
     model: Model
     assets: list[Asset] = Field(default_factory=list)
     target: TargetPart
-    space: Box
+    space: Space
     pool: PoolPart | None = None
     knowledge: Knowledge = Knowledge()
     evaluation: Data
@@ -364,6 +352,11 @@ class Manifest(Part):
                 raise ValueError(f"tiers.{i}.signals: empty; grant at least one signal")
             if not granted.reveals_at_most(served):
                 raise ValueError(f"tiers.{i}.signals: grants {granted}, but the target only answers {served}")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_fit(self) -> Manifest:
+        texts_fit(self.space, self.target.signals, self.monitor.logs if self.monitor else None)
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ import numpy as np
 import orjson
 
 from understudy.errors import RecordError, UsageError
+from understudy.texts import coded, uncoded
 from understudy.types import Answers, Array, Ask, Exchange, Floats, Signal
 from understudy.wrappers import query_digest
 
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS results(cell TEXT PRIMARY KEY, body BLOB NOT NULL);
 
 
 def pack(arrays: Mapping[str, Array], **head: Any) -> bytes:
-    """Arrays of numbers and a JSON-able header as bytes, compressed; `unpack` is the inverse. No pickle."""
+    """Arrays of numbers or texts and a JSON-able header as bytes, compressed; `unpack` is the inverse. No pickle."""
     return zlib.compress(frame(arrays, text=json.dumps(head, sort_keys=True)), 1)
 
 
@@ -58,13 +59,27 @@ def unpack(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def frame(arrays: Mapping[str, Array], **head: Any) -> bytes:
-    """Arrays of numbers and a JSON-able header as bytes, in microseconds: uncompressed. RecordError on others."""
+    """Arrays of numbers or texts and a JSON-able header as bytes, in microseconds: uncompressed.
+
+    Raises RecordError on arrays of anything else.
+    """
     laid = [np.asarray(array, order="C") for array in arrays.values()]
-    if any(a.dtype.kind not in "fiub" for a in laid):
-        raise RecordError(f"only numbers can be kept, not {', '.join(a.dtype.name for a in laid)}")
     header = orjson.dumps([head, [(n, a.dtype.str, a.shape) for n, a in zip(arrays, laid, strict=True)]])
     header += b" " * (-len(header) % 8)
+    if any(a.dtype.kind not in "fiub" for a in laid):
+        return b"".join((len(header).to_bytes(8, "little"), header, *map(_written, laid)))
     return b"".join((len(header).to_bytes(8, "little"), header, *(a.data for a in laid)))
+
+
+def _written(array: Array) -> bytes:
+    """An array's bytes; of texts, the length of each before all of them."""
+    if array.dtype.kind in "fiub":
+        return array.tobytes()
+    try:
+        lengths, body = coded(array)
+    except (AttributeError, UnicodeEncodeError):  # no texts, or texts that UTF-8 cannot write
+        raise RecordError(f"only numbers and texts can be kept, not {array.dtype.name}") from None
+    return lengths.tobytes() + body
 
 
 def unframe(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -72,9 +87,14 @@ def unframe(blob: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
     try:
         at = 8 + int.from_bytes(blob[:8], "little")
         head, names = orjson.loads(blob[8:at])
-        arrays = {}
+        arrays = dict[str, Array]()
         for name, kind, shape in names:
             count = math.prod(shape)
+            if kind == "|O":
+                lengths = np.frombuffer(blob, "<i4", count, at)
+                start, at = at + lengths.nbytes, at + lengths.nbytes + int(lengths.sum(dtype=np.int64))
+                arrays[name] = uncoded(lengths, blob[start:at]).reshape(shape)
+                continue
             if np.dtype(kind).kind not in "fiub":
                 raise ValueError(f"it holds {kind}")
             arrays[name] = np.frombuffer(blob, np.dtype(kind), count, at).reshape(shape)

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from understudy.errors import InputError
+from understudy.texts import Text as Text
+from understudy.texts import Texts as Texts
+from understudy.texts import coded
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -128,10 +131,10 @@ class Space(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
 
-    def check(self, inputs: ArrayLike) -> Floats:
-        """`inputs` as float64, shape (n, *shape); raises InputError when the space does not hold them."""
+    def check(self, inputs: ArrayLike) -> Array:
+        """`inputs` as float64 or texts, shape (n, *shape); raises InputError when the space does not hold them."""
 
-    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
         """`n` inputs spread over the space."""
 
 
@@ -388,7 +391,8 @@ def digest(*pieces: Array | str | bytes) -> str:
     for piece in pieces:
         if isinstance(piece, np.ndarray):
             total.update(f"{piece.dtype.str}{piece.shape}".encode())
-            total.update(np.ascontiguousarray(piece).data)
+            for part in coded(piece) if piece.dtype == object else (piece,):
+                total.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
         else:
             body = piece.encode() if isinstance(piece, str) else piece
             total.update(f"{len(body)}:".encode() + body)

@@ -283,12 +283,13 @@ def _kind(row: Row) -> tuple[object, ...]:
     assert row.answers is not None
     return (
         frozenset(row.answers.values), row.answers.outputs, row.inputs is None, row.margin is None, row.party,
-        None if row.inputs is None else row.inputs.shape[1:],
+        None if row.inputs is None else (row.inputs.dtype == object, row.inputs.shape[1:]),
     )  # fmt: skip
 
 
 def _joined(rows: Sequence[Row], segment: str | None) -> Queries:
-    inputs = [r.inputs.reshape(len(r.inputs), -1) for r in rows if r.inputs is not None]
+    kept = [r.inputs for r in rows if r.inputs is not None]
+    inputs = [x if x.dtype == object else x.reshape(len(x), -1) for x in kept]  # texts, or rows of numbers
     margins = [r.margin for r in rows if r.margin is not None]
     return Queries(
         *(rows[0].principal, rows[0].party, np.repeat([r.at for r in rows], [r.rows for r in rows])),

@@ -16,7 +16,7 @@ from understudy.gateway.service import Served, Service
 from understudy.gateway.upstream import Receive, Reply, Scope
 from understudy.guard import Admission
 from understudy.targets.callable import checked
-from understudy.types import Answers, Floats, Signal
+from understudy.types import Answers, Array, Signal
 from understudy.wire import Asked, Message, RequestError, decoded
 
 #: Headers that say how a body is to be read; no other reaches a codec.
@@ -119,7 +119,7 @@ async def read_body(receive: Receive, headers: Sequence[tuple[bytes, bytes]], mo
         timer.cancel()
 
 
-def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[Asked, Floats]:
+def parse(service: Service, body: bytes, headers: Mapping[str, str]) -> tuple[Asked, Array]:
     """A request's rows, as the space holds them. Raises Refused."""
     try:
         content = decoded(body, headers, service.guard.max_body)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from understudy import fitting, registry
 from understudy.endpoint import defences
 from understudy.errors import ManifestError, UsageError
@@ -19,7 +17,8 @@ from understudy.history import warnings as disabled_by
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
 from understudy.manifest_monitor import BLIND
-from understudy.types import Box, Exposure, Signal, digest
+from understudy.texts import blank
+from understudy.types import Exposure, Signal, Space, digest
 from understudy.wire import Asked, Card, Message
 
 
@@ -45,7 +44,7 @@ class Service:
     route: str
     cards: Mapping[str, Message]
     codec: Any
-    space: Box
+    space: Space
     exposure: Exposure
     tiers: Mapping[str, Served]
     everybody: Allowance
@@ -90,10 +89,10 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     route = guard.path or urlsplit(http.url).path or "/"
     card = Card(manifest.metadata.id, None, tuple(box.shape), served)
     try:
-        codec.request(np.zeros((1, *box.shape)), served.signals)  # what this codec cannot ask for, or write, is found
+        codec.request(blank(1, box.shape), served.signals)  # what this codec cannot ask for, or write, is found
         cards = codec.routes(route, card)
         for tier in tiers.values():  # now, not by a customer
-            codec.respond(Asked(np.zeros((1, *box.shape))), tier.grant.exposure.nothing(1, box.shape), card.name)
+            codec.respond(Asked(blank(1, box.shape)), tier.grant.exposure.nothing(1, box.shape), card.name)
     except UsageError as error:
         raise ManifestError(f"{path}: target.http: {error}") from None
     return Service(

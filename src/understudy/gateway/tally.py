@@ -12,7 +12,7 @@ import numpy as np
 
 from understudy.alerts import InputStatistics, Volumes, moment
 from understudy.history import Row
-from understudy.types import Floats
+from understudy.types import Array
 
 _NAMES, _HOURS, _COORDINATES = 8, 25, 64
 _HOUR = 3600
@@ -56,13 +56,15 @@ class Tally:
         self.networks, self.clients = _most(self.networks), _most(self.clients)
         self.hours = {hour: n for hour, n in self.hours.items() if hour > int(self.last // _HOUR) - _HOURS}
 
-    def measure(self, inputs: Floats) -> None:
-        """Add inputs (n, d) to the sums of the first 64 coordinates."""
+    def measure(self, inputs: Array) -> None:
+        """Add inputs (n, d) to the sums of the first 64 coordinates; texts are counted, they have none."""
+        self.seen += len(inputs)
+        if inputs.dtype == object:
+            return
         x = np.clip(np.nan_to_num(np.asarray(inputs, np.float64)[:, :_COORDINATES]), -_LARGE, _LARGE)
         total, squares = x.sum(0), (x * x).sum(0)
         self.total = (total + self.total if self.total else total).tolist()
         self.squares = (squares + self.squares if self.squares else squares).tolist()
-        self.seen += len(x)
 
     def volumes(self, now: float, party_queries: int | None) -> Volumes:
         """How much was asked."""
@@ -89,8 +91,8 @@ class Tally:
             seen=self.seen,
             repeats=quality.get("repeats"),
             out_of_range=quality.get("out_of_range"),
-            mean=mean.tolist(),
-            spread=spread.tolist(),
+            mean=mean.tolist() or None,
+            spread=spread.tolist() or None,
         )
 
     def most(self) -> tuple[list[str], list[str]]:

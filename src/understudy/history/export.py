@@ -60,7 +60,7 @@ def _schema(pa: Any) -> Any:
     fields = [("at", when), ("worker", text), ("seq", pa.int64()), ("principal", text), ("party", text)]
     fields += [(name, text) for name in ("tier", "route", "version", "rule")]
     fields += [("status", pa.int32()), ("rows", pa.int64()), ("audit", pa.bool_()), ("erased", when)]
-    fields += [("shape", pa.list_(pa.int64())), ("inputs", pa.list_(numbers))]
+    fields += [("shape", pa.list_(pa.int64())), ("inputs", pa.list_(numbers)), ("texts", pa.list_(text))]
     fields += [("signs", pa.list_(pa.uint64())), ("norms", numbers), ("hashes", pa.list_(pa.binary(16)))]
     fields += [("label", pa.list_(pa.int64())), *((signal.value, pa.list_(numbers)) for signal in _TABLES)]
     fields += [("margin", numbers)]
@@ -72,7 +72,8 @@ def _groups(rows: Iterable[Kept]) -> Iterable[list[Kept]]:
     size = 0
     for kept in rows:
         group.append(kept)
-        size += 0 if kept.row.inputs is None else kept.row.inputs.size
+        x = kept.row.inputs
+        size += 0 if x is None else sum(map(len, x.tolist())) // 8 if x.dtype == object else x.size
         size += sum(v.size for v in kept.row.answers.values.values()) if kept.row.answers else 0
         if len(group) == _GROUP or size >= _VALUES:
             yield group
@@ -83,7 +84,8 @@ def _groups(rows: Iterable[Kept]) -> Iterable[list[Kept]]:
 
 def _table(pa: Any, schema: Any, group: list[Kept], pseudonym: Any) -> Any:
     rows = [kept.row for kept in group]
-    inputs = [None if row.inputs is None else row.inputs for row in rows]
+    texts = [None if row.inputs is None or row.inputs.dtype != object else row.inputs.tolist() for row in rows]
+    inputs = [row.inputs if text is None else None for row, text in zip(rows, texts, strict=True)]
     given = [{} if row.answers is None else row.answers.values for row in rows]
     columns: dict[str, Any] = {
         name: [getattr(row, name) for row in rows] for name in ("tier", "route", "version", "rule")
@@ -94,7 +96,7 @@ def _table(pa: Any, schema: Any, group: list[Kept], pseudonym: Any) -> Any:
     columns |= {"party": [pseudonym(row.party) for row in rows]}
     columns |= {"erased": [None if kept.erased is None else round(kept.erased * 1e6) for kept in group]}
     columns |= {"shape": [None if x is None else list(x.shape[1:]) for x in inputs]}
-    columns |= {"inputs": _nested(pa, inputs)}
+    columns |= {"inputs": _nested(pa, inputs), "texts": texts}
     for name, kind in (("signs", np.uint64), ("norms", np.float64)):
         columns[name] = _flat(pa, [kept.prints.get(name) for kept in group], kind)
     columns["hashes"] = [

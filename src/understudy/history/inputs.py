@@ -1,20 +1,22 @@
-"""What is kept of the inputs: everything, a locality-sensitive sketch, a keyed hash, or nothing."""
+"""What is kept of the inputs, numbers or texts: everything, a locality-sensitive sketch, a keyed hash, or nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from understudy.errors import UsageError
 from understudy.history.rows import Take
-from understudy.types import Array, Floats
+from understudy.types import Array, Floats, Texts
 
 MODES = ("whole", "sketch", "hash", "none")
 BITS = 64
+_WORD = re.compile(r"\w+")
 
 _CONTENT = "detectors that look at what was asked cannot run"
 _REPLAY = "replay cannot train a substitute on what a party received"
@@ -63,15 +65,18 @@ def flat_rows(array: Array) -> Array:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def hashes(secret: bytes, inputs: Floats) -> Array:
-    """(n, 16) bytes: HMAC-SHA256 of each row's float64 values; minus zero counts as zero."""
-    flat = np.ascontiguousarray(flat_rows(inputs) + 0.0, "<f8")
-    found = b"".join(hmac.digest(secret, row.data, "sha256")[:16] for row in flat)
+def hashes(secret: bytes, inputs: Array) -> Array:
+    """(n, 16) bytes: HMAC-SHA256 of each text, or of each row's float64 values; minus zero counts as zero."""
+    if inputs.dtype == object:
+        rows = [text.encode() for text in inputs.tolist()]
+    else:
+        rows = [row.data for row in np.ascontiguousarray(flat_rows(inputs) + 0.0, "<f8")]
+    found = b"".join(hmac.digest(secret, row, "sha256")[:16] for row in rows)
     return np.frombuffer(found, np.uint8).reshape(-1, 16)
 
 
 class Sketch:
-    """Signs of 64 keyed random projections of the standardised row, and the row's norm.
+    """Signs of 64 keyed random projections of the standardised row, and the row's norm; of a text, of its words.
 
     Near inputs differ in few bits. Without `scale` a row is standardised by its own mean and spread. The projections
     come from the key alone, so every worker and every version of numpy draws the same ones; an offset to each keeps
@@ -82,7 +87,9 @@ class Sketch:
         self._secret, self._scale = secret, scale and (scale[0].ravel(), scale[1].ravel())
         self._drawn: tuple[Floats, Floats] | None = None
 
-    def __call__(self, inputs: Floats) -> Mapping[str, Array]:
+    def __call__(self, inputs: Array) -> Mapping[str, Array]:
+        if inputs.dtype == object:
+            return _words(self._secret, inputs)
         flat = flat_rows(np.asarray(inputs, np.float64))
         if self._drawn is None or len(self._drawn[0]) != flat.shape[1]:
             self._drawn = projections(self._secret, flat.shape[1])
@@ -95,6 +102,22 @@ class Sketch:
                 level = z @ planes + np.sqrt(_squares(z) / flat.shape[1])[:, None] * offsets
             signs = np.packbits(level > 0, axis=1, bitorder="little").view("<u8").ravel()
             return {"signs": signs, "norms": np.sqrt(_squares(flat))}
+
+
+def _words(secret: bytes, texts: Texts) -> Mapping[str, Array]:
+    """A SimHash (Charikar, STOC 2002): each word votes with 64 keyed signs. The norm is the number of words.
+
+    Words are drawn from the key one by one, so every worker gives a word the same signs.
+    """
+    signs, norms = np.zeros(len(texts), np.uint64), np.zeros(len(texts))
+    for i, text in enumerate(texts.tolist()):
+        words = _WORD.findall(text.lower())
+        votes = b"".join(hashlib.blake2b(word.encode(), digest_size=BITS // 8, key=secret).digest() for word in words)
+        if words:
+            bits = np.unpackbits(np.frombuffer(votes, np.uint8).reshape(len(words), -1), axis=1, bitorder="little")
+            signs[i] = np.packbits(2 * bits.sum(0) > len(words), bitorder="little").view("<u8")[0]
+        norms[i] = len(words)
+    return {"signs": signs, "norms": norms}
 
 
 def _squares(table: Floats) -> Floats:

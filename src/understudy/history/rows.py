@@ -47,7 +47,7 @@ class Row(NamedTuple):
     rule: str
     status: int
     rows: int
-    inputs: Floats | None = None
+    inputs: Array | None = None
     answers: Answers | None = None
     margin: Floats | None = None
     audit: bool = False
@@ -95,7 +95,7 @@ class Running(NamedTuple):
 EMPTY = Running(float("inf"), float("-inf"), 0)
 
 #: (inputs) -> arrays by name that are kept of them
-Take = Callable[[Floats], Mapping[str, Array]]
+Take = Callable[[Array], Mapping[str, Array]]
 
 
 def pack_row(row: Row, take: Take) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from understudy.logs._layout import sound
 from understudy.logs._places import AGAIN, Aside, Bad, Places
 from understudy.logs._spill import Spill
 from understudy.logs._tally import Tally
-from understudy.types import Answers, Exposure, Floats
+from understudy.types import Answers, Array, Exposure
 from understudy.wire import Codec, Message, RequestError
 from understudy.wire._json import rows as json_rows
 
@@ -42,18 +44,21 @@ class Bodies:
         self._spill.add(who, self._spill.layout.pack(len(inputs), at, inputs, answers))
         self.tally.queries += len(inputs)
 
-    def _inputs(self, message: Message) -> Floats:
+    def _inputs(self, message: Message) -> Array:
         try:
             if "csv" in message.headers["content-type"]:
-                found = json_rows(_csv(message.body), (self._spill.layout.width,)).reshape(-1, *self._shape)
+                if self._shape:
+                    found = json_rows(_csv(message.body), (self._spill.layout.width,)).reshape(-1, *self._shape)
+                else:
+                    found = json_rows(_csv_texts(message.body), ())
             else:
                 found = self._codec.parse(message.body, message.headers, self._shape).inputs
         except RequestError as error:
             raise Bad(f"the request: {error}") from None
         except (UsageError, InputError):
             raise Bad("the request cannot be read by the protocol") from None
-        if not self._spill.layout.usable(found).all():
-            raise Bad("an input is NaN or infinite")
+        if wrong := self._spill.layout.unfit(found):
+            raise Bad(next(iter(wrong.values())))
         return found
 
     def _answers(self, message: Message, n: int) -> Answers:
@@ -98,6 +103,14 @@ def _csv(body: bytes) -> list[list[float]]:
         return [[float(cell) for cell in line.split(",")] for line in body.decode().splitlines() if line.strip()]
     except ValueError:
         raise RequestError(400, "the body is no CSV of numbers") from None
+
+
+def _csv_texts(body: bytes) -> list[list[str]]:
+    """Rows of one text. Raises RequestError."""
+    try:
+        return list(csv.reader(io.StringIO(body.decode(), newline=""), strict=True))
+    except (ValueError, csv.Error):
+        raise RequestError(400, "the body is no CSV of texts") from None
 
 
 class SageMaker:

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from understudy import texts
 from understudy.errors import MissingExtra
 from understudy.logs._places import Aside, Bad, Places
 from understudy.logs._rows import Rows
@@ -14,7 +15,7 @@ from understudy.logs._spill import Spill
 from understudy.logs._tally import Tally
 from understudy.types import Array, Floats, Signal
 
-_BATCH = 16_384
+BATCH, TEXTS = 16_384, 2048  # records at once; of texts, which have no fixed size
 
 
 def opened(stream: IO[bytes], name: str, tally: Tally) -> Any:
@@ -32,7 +33,7 @@ def opened(stream: IO[bytes], name: str, tally: Tally) -> Any:
 
 
 def batches(
-    file: Any, name: str, tally: Tally, columns: list[str] | None = None, size: int = _BATCH
+    file: Any, name: str, tally: Tally, columns: list[str] | None = None, size: int = BATCH
 ) -> Iterator[tuple[int, Any]]:
     """(records before it, record batch). Of a damaged row group the rest is rejected as one; the next is read."""
     import pyarrow as pa
@@ -49,7 +50,7 @@ def batches(
         before += file.metadata.row_group(group).num_rows
 
 
-def records(file: Any, name: str, tally: Tally, size: int = _BATCH) -> Iterator[tuple[int, dict[str, Any]]]:
+def records(file: Any, name: str, tally: Tally, size: int = BATCH) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 1, record)."""
     for before, batch in batches(file, name, tally, size=size):
         yield from enumerate(batch.to_pylist(), before + 1)
@@ -66,6 +67,7 @@ class Columns:
         self._time, self._margin = places.paths["time"] or "", places.paths["margin"]
         named = ((f, places.paths[f]) for f in ("principal", "party", "segment"))
         self._who = {field: path for field, path in named if path is not None and path in self._types}
+        self._text = spill.layout.text is not None
         scalars = [self._time, *self._who.values(), *([self._margin] if self._margin else [])]
         self._wanted = sorted({*scalars, *self._numeric()})
 
@@ -93,7 +95,13 @@ class Columns:
         when = self._types[self._time]
         if not (number(when) or types.is_timestamp(when)):
             return False
-        for place in (self._places.inputs_at, *self._places.answers_at.values(), self._margin):
+        asked = self._places.inputs_at
+        if self._text and asked is not None:
+            t = self._types.get(asked) if isinstance(asked, str) else None
+            if t is None or not (types.is_string(t) or types.is_large_string(t)):
+                return False
+            asked = None
+        for place in (asked, *self._places.answers_at.values(), self._margin):
             if isinstance(place, str):
                 t = self._types.get(place)
                 if t is None or not (
@@ -107,15 +115,14 @@ class Columns:
     def read(self, name: str, tally: Tally) -> None:
         """Spill everything."""
         self._rows.file = name
-        for before, batch in batches(self._file, name, tally, self._wanted):
+        for before, batch in batches(self._file, name, tally, self._wanted, TEXTS if self._text else BATCH):
             self._batch(batch, before)
 
     def _batch(self, batch: Any, before: int) -> None:
         n, wrong = len(batch), dict[int, str]()
         codes = self._codes(batch, wrong)
         at = self._times(batch.column(self._time), wrong)
-        width = self._spill.layout.width
-        there, table = self._table(batch, self._places.inputs_at, width, wrong, f"the inputs are not {width} numbers")
+        there, asked = self._inputs(batch, wrong)
         answers: dict[Signal, tuple[Array, Floats]] = {}
         for signal, place in self._places.answers_at.items():
             outputs = 1 if signal is Signal.LABEL or self._single(batch, place) else self._spill.layout.exposure.outputs
@@ -123,8 +130,18 @@ class Columns:
             if held.any():
                 answers[signal] = held, found[held][:, 0] if signal is Signal.LABEL else found[held]
         gaps = _floats(batch.column(self._margin)) if self._margin else np.full(n, np.nan)
-        inputs = there, np.where(there[:, None], table, 0.0)
-        self._rows.take(range(before + 1, before + n + 1), codes, at, inputs, answers, gaps, wrong)
+        self._rows.take(range(before + 1, before + n + 1), codes, at, (there, asked), answers, gaps, wrong)
+
+    def _inputs(self, batch: Any, wrong: dict[int, str]) -> tuple[Array, Array]:
+        """(n,) whether inputs were kept, and (n, width) numbers, zero where they were not, or texts."""
+        layout, place = self._spill.layout, self._places.inputs_at
+        if self._text and isinstance(place, str):
+            column = batch.column(place)
+            return column.is_valid().to_numpy(zero_copy_only=False), texts.array(column.to_pylist())
+        there, table = self._table(batch, place, layout.width, wrong, f"the inputs are not {layout.inputs}")
+        if self._text:
+            return there, texts.array([None] * len(batch))
+        return there, np.where(there[:, None], table, 0.0)
 
     def _single(self, batch: Any, place: str | list[str]) -> bool:
         """Whether one number stands for two classes."""

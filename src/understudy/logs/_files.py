@@ -140,8 +140,10 @@ class _Zstd(io.RawIOBase):
         return len(part)
 
 
-def lines(stream: IO[bytes], name: str, tally: Tally) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of every line that is not blank. A line that is too long is rejected, not held."""
+def lines(stream: IO[bytes], name: str, tally: Tally, blank: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of every line, those that are `blank` only on request. A line that is too long is rejected,
+    not held.
+    """
     number = 0
     try:
         while line := stream.readline(LONGEST + 1):
@@ -153,7 +155,7 @@ def lines(stream: IO[bytes], name: str, tally: Tally) -> Iterator[tuple[int, byt
                 continue
             if number == 1:
                 line = line.removeprefix(_BOM)
-            if not line.isspace() and line:
+            if line and (blank or not line.isspace()):
                 yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as _:
         tally.reject(name, number + 1, _CUT)

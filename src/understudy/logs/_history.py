@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy import texts
 from understudy.history import History, Kept
 from understudy.logs._columns import records
 from understudy.logs._layout import Layout, Who
@@ -61,7 +62,9 @@ class Own:
             self._aside(UNANSWERED)
         else:
             inputs, margin = record["inputs"], record["margin"]
-            x = None if inputs is None else np.array(inputs, np.float64).reshape(len(inputs), -1)
+            x: Array | None = None if inputs is None else np.array(inputs, np.float64).reshape(len(inputs), -1)
+            if (asked := record.get("texts")) is not None:
+                x = texts.array(asked)
             m = None if margin is None else np.array(margin, np.float64)
             party = record["party"] or record["principal"]
             who = Who(record["principal"], party, self._segment(record["principal"], party))

@@ -1,4 +1,7 @@
-"""One query as a record of fixed width: what is spilled to disk, sorted there, and read back as `Queries`."""
+"""One query as a record: what is spilled to disk, sorted there, and read back as `Queries`.
+
+On disk a record has a fixed width; a text lies in a file beside the records, which say where and how long it is.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 from understudy.errors import AnswerError
 from understudy.manifest import Manifest, exposure
 from understudy.targets.callable import checked
-from understudy.types import EXPLANATIONS, Answers, Array, Bools, Exposure, Floats, Grain, Signal
+from understudy.types import EXPLANATIONS, Answers, Array, Bools, Exposure, Floats, Grain, Signal, Text
 from understudy.watch import Queries
 
 INPUTS, MARGIN, FIRST = 1, 2, 4  # bits of a record's `kind`: what it holds; FIRST is the first signal's
@@ -29,7 +32,8 @@ class Who(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """`width`: numbers of one input; `missing`: those that may be NaN; `exposure`: every signal an answer may hold.
+    """`width`: numbers of one input; `missing`: those that may be NaN; `exposure`: every signal an answer may hold;
+    `text`: the space of texts, where inputs are texts.
 
     Explanations are left out: no detector looks at them.
 
@@ -40,6 +44,7 @@ class Layout:
     width: int
     exposure: Exposure
     missing: tuple[int, ...] = ()
+    text: Text | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> Layout:
@@ -52,14 +57,27 @@ class Layout:
                 kept = [g.top_k for g in found if g.top_k is not None]
                 decimals = [g.decimals for g in found if g.decimals is not None]
                 grains[signal] = Grain(min(kept, default=None), min(decimals, default=None))
-        width = prod(manifest.space.shape)
-        return cls(width, Exposure(grains, manifest.target.outputs), tuple(manifest.space.missing))
+        space = manifest.space.space()
+        shown = Exposure(grains, manifest.target.outputs)
+        return cls(prod(space.shape), shown, tuple(manifest.space.missing), space if isinstance(space, Text) else None)
+
+    @property
+    def inputs(self) -> str:
+        """What an input is to be, for complaints."""
+        return f"{self.width} numbers" if self.text is None else "a text"
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
-        """Of a record."""
-        fields: list[Any] = [("who", "<i4"), ("kind", "u1"), ("at", "<f8"), ("margin", "<f8")]
-        fields.append(("inputs", "<f8", (self.width,)))
+        """Of a record in memory, where a text is an object."""
+        return self._dtype([("inputs", "O")] if self.text else [("inputs", "<f8", (self.width,))])
+
+    @cached_property
+    def stored(self) -> np.dtype[np.void]:
+        """Of a record on disk."""
+        return self._dtype([("start", "<i8"), ("size", "<i4")]) if self.text else self.dtype
+
+    def _dtype(self, inputs: list[Any]) -> np.dtype[np.void]:
+        fields: list[Any] = [("who", "<i4"), ("kind", "u1"), ("at", "<f8"), ("margin", "<f8"), *inputs]
         for signal in self.exposure.grains:
             if signal is Signal.LABEL:
                 fields.append((signal.value, "<i8"))
@@ -68,8 +86,13 @@ class Layout:
                 fields += [(signal.value, "<f8", size), (f"given:{signal.value}", "?", size)]
         return np.dtype(fields)
 
-    def usable(self, inputs: Floats) -> Bools:
-        """(n,) which inputs (n, *shape) hold numbers wherever they must."""
+    def unfit(self, inputs: Array) -> dict[int, str]:
+        """What is amiss with each of inputs (n, *shape) that holds no number where it must, or is no text to ask."""
+        if self.text is not None:
+            return {row: f"an input {why}" for row, why in self.text.faults(inputs.tolist()).items()}
+        return dict.fromkeys(np.flatnonzero(~self._usable(inputs)).tolist(), "an input is NaN or infinite")
+
+    def _usable(self, inputs: Floats) -> Bools:
         found = np.isfinite(inputs)
         flat = found.reshape(len(inputs), -1)
         if self.missing:
@@ -78,13 +101,17 @@ class Layout:
         return np.asarray(flat.all(1))
 
     def pack(
-        self, n: int, at: Any, inputs: Floats | None, answers: Answers | None, margin: Floats | None = None
+        self, n: int, at: Any, inputs: Array | None, answers: Answers | None, margin: Floats | None = None
     ) -> Array:
-        """(n,) records; `who` is filled in by the spill. Inputs (n, *shape) must have `width` numbers a row."""
+        """(n,) records; `who` is filled in by the spill. Raises ValueError where inputs (n, *shape) are of another kind
+        or width.
+        """
         made = np.zeros(n, self.dtype)
         made["at"] = at
         if inputs is not None:
-            made["inputs"] = inputs.reshape(n, self.width)
+            if (inputs.dtype == object) != (self.text is not None):
+                raise ValueError(f"an input is not {self.inputs}")
+            made["inputs"] = inputs if self.text else inputs.reshape(n, self.width)
             made["kind"] |= INPUTS
         if margin is not None:
             made["margin"] = margin

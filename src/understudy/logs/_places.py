@@ -63,7 +63,8 @@ class Aside(Exception):
 class Places:
     """A format's own places, the manifest's in their stead where it gives any."""
 
-    def __init__(self, kind: str, part: LogsPart, segment: Segment, text: bool = False) -> None:
+    def __init__(self, kind: str, part: LogsPart, segment: Segment, text: bool = False, texts: bool = False) -> None:
+        """`text`: all cells are text, as in CSV; `texts`: inputs are."""
         own, self._segment_of, self._audits = _FORMATS[kind], segment, frozenset(part.audits)
 
         def place(field: str) -> str | None:
@@ -72,9 +73,12 @@ class Places:
 
         self.paths = {f: place(f) for f in ("principal", "party", "time", "segment", "id", "margin")}
         self._get = {f: getter(path, f) for f, path in self.paths.items() if path}
-        self.inputs_at = part.inputs or own.inputs
+        self.inputs_at = part.inputs or ("messages" if texts and kind == "litellm" else own.inputs)
         self.answers_at = part.answers or own.answers
-        self.inputs = values(self.inputs_at, "inputs", text) if self.inputs_at else _nothing
+        self.inputs = values(self.inputs_at, "inputs", text and not texts) if self.inputs_at else _nothing
+        if texts:
+            found = self.inputs
+            self.inputs = lambda record: said(found(record))
         self.answers = {s: values(path, f"answers.{s.value}", text) for s, path in self.answers_at.items()}
 
     def who(self, record: Record) -> Who:
@@ -156,6 +160,25 @@ def values(place: str | list[str], field: str, text: bool) -> Get:
         return None if all(x is None or x == "" for x in found) else found
 
     return look
+
+
+def said(value: Any) -> Any:
+    """A chat's text: what its user said, or the text parts of one message, line by line. Anything else as it is."""
+    messages = [value] if isinstance(value, Mapping) else value
+    if not (isinstance(messages, list) and messages and all(isinstance(m, Mapping) for m in messages)):
+        return value
+    if not any("content" in m or "text" in m for m in messages):
+        return value
+    users = [m for m in messages if m.get("role", "user") == "user"] or messages
+    parts = [part for m in users for part in _parts(m)]
+    return "\n".join(parts) if parts else None
+
+
+def _parts(message: Record) -> list[str]:
+    content = message.get("content", message.get("text"))
+    listed = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in listed]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _json(value: Any) -> Any:

@@ -27,6 +27,7 @@ from understudy.watch import Queries
 
 Source = str | Path | Sequence[str | Path]
 PARTS = 64
+_AROUND = 2**16  # bytes of a CSV record beside its text
 
 
 class _Reader(Protocol):
@@ -87,9 +88,11 @@ class _Feed:
             if file.kind == ".parquet":
                 self._parquet(file.name, stream)
                 return
-            lines = _files.lines(stream, file.name, self._tally)
-            text = file.kind == ".csv"
+            text, space = file.kind == ".csv", self._spill.layout.text
+            lines = _files.lines(stream, file.name, self._tally, blank=text and space is not None)
             found: Iterable[tuple[int, dict[str, Any]]]
+            if text and space is not None:
+                lines = _table.joined(lines, file.name, self._tally, _AROUND + 8 * space.longest)
             if text:
                 found = _table.csv_records(lines, file.name, self._tally)
             else:
@@ -147,7 +150,8 @@ class _Feed:
         if self._part.format in (None, "table") and self._encode is None and columns.fit():
             columns.read(name, self._tally)
         else:
-            self._all(name, _columns.records(file, name, self._tally), False)
+            size = _columns.TEXTS if self._spill.layout.text else _columns.BATCH
+            self._all(name, _columns.records(file, name, self._tally, size), False)
 
     def _reader(self, kind: str, text: bool) -> _Reader:
         found = self._readers.get((kind, text))
@@ -163,12 +167,12 @@ class _Feed:
                     raise ManifestError(
                         "LiteLLM logs need monitor.logs.classes: the texts that the model answers, in order"
                     )
-                found = Table(rows, places, kind == "litellm")
+                found = Table(rows, places, kind == "litellm", self._spill.layout.text is not None)
             self._readers[kind, text] = found
         return found
 
     def _places(self, kind: str, text: bool) -> Places:
-        return Places(kind, self._part, self._segment, text)
+        return Places(kind, self._part, self._segment, text, self._spill.layout.text is not None)
 
     def _rows(self, text: bool) -> Rows:
         options = self._manifest.target.http.options if self._manifest.target.http else {}

@@ -14,10 +14,11 @@ from understudy.errors import UsageError
 from understudy.logs._layout import FIRST, INPUTS, MARGIN, Who, sound
 from understudy.logs._spill import Spill
 from understudy.logs._tally import Tally
+from understudy.texts import array as array_of_texts
 from understudy.types import Array, Exposure, Floats, Grain, Signal
 
 AUDIT, UNANSWERED = "the owner's own audits", "not answered"
-_MANY = 8192
+_MANY, _LONG = 8192, 2**24  # queries, and characters of texts, that wait to be checked
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # beyond so many, the number is in nano-, micro-, milliseconds
 
 
@@ -36,6 +37,11 @@ def seconds(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e20:
         return None
     return float(value / next((unit for bound, unit in _UNITS if value > bound), 1))
+
+
+def _alone(value: Any) -> Any:
+    """A text that lies alone in a list, as a row of one column."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def name(value: Any) -> str | None:
@@ -69,6 +75,7 @@ class Rows:
         self._inputs: list[Any] = []
         self._answers: dict[Signal, list[Any]] = {signal: [] for signal in self._shown.grains}
         self._margin: list[Any] = []
+        self._characters = 0
 
     def add(self, line: int, who: Who, at: float, inputs: Any, answers: Mapping[Signal, Any], margin: Any) -> None:
         """One query. `inputs`: a list of numbers, or whatever `encode` takes; None where it was not kept."""
@@ -79,7 +86,8 @@ class Rows:
         for signal, column in self._answers.items():
             column.append(answers.get(signal))
         self._margin.append(margin)
-        if len(self._lines) >= _MANY:
+        self._characters += len(inputs) if isinstance(inputs, str) else 0
+        if len(self._lines) >= _MANY or self._characters >= _LONG:
             self.flush()
 
     def flush(self) -> None:
@@ -89,7 +97,7 @@ class Rows:
             return
         wrong: dict[int, str] = {}
         there = np.array([x is not None for x in self._inputs])
-        table = self._table(there, self._spill.layout.width, wrong)
+        table = self._table(there, wrong)
         margin = self._numbers(self._margin, wrong)
         answers = {}
         for signal, column in self._answers.items():
@@ -105,7 +113,7 @@ class Rows:
         lines: Sequence[int],
         codes: Array,
         at: Floats,
-        inputs: tuple[Array, Floats],
+        inputs: tuple[Array, Array],
         answers: Mapping[Signal, tuple[Array, Floats]],
         margin: Floats,
         wrong: dict[int, str],
@@ -116,13 +124,13 @@ class Rows:
         known to be amiss, and why.
         """
         n, (there, table), told = len(lines), inputs, ~np.isnan(margin)
-        for reason, good in (
-            ("its time is no number", np.isfinite(at)),
-            ("an input is NaN or infinite", self._spill.layout.usable(table)),
-            ("the margin is not a number", ~np.isinf(margin)),
-        ):
-            for row in np.flatnonzero(~good).tolist():
+        for row in np.flatnonzero(~np.isfinite(at)).tolist():
+            wrong.setdefault(row, "its time is no number")
+        for row, reason in self._spill.layout.unfit(table).items():
+            if there[row]:
                 wrong.setdefault(row, reason)
+        for row in np.flatnonzero(np.isinf(margin)).tolist():
+            wrong.setdefault(row, "the margin is not a number")
         made = self._spill.layout.pack(n, at, table, None, np.where(told, margin, 0.0))
         made["kind"] = there * INPUTS + told * MARGIN
         for place, signal in enumerate(self._spill.layout.exposure.grains):
@@ -158,9 +166,11 @@ class Rows:
             if signal is not Signal.LABEL:
                 made[f"given:{signal.value}"][rows] = answers.mask(signal)
 
-    def _table(self, there: Array, width: int, wrong: dict[int, str]) -> Floats:
-        """The inputs as (n, width); zeros where there are none."""
-        n = len(there)
+    def _table(self, there: Array, wrong: dict[int, str]) -> Array:
+        """The inputs as (n, width), zeros where there are none; or as texts."""
+        n, width = len(there), self._spill.layout.width
+        if self._spill.layout.text is not None:
+            return array_of_texts([_alone(value) for value in self._inputs])
         if self._encode is not None and there.any():
             found = self._encode([value for value in self._inputs if value is not None])
             made = np.zeros((n, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ _TORN = "the line is no record (quotes that do not end, or a field that is too l
 class Table:
     """Reads records by their places."""
 
-    def __init__(self, rows: Rows, places: Places, litellm: bool = False) -> None:
-        self._rows, self._places, self._litellm = rows, places, litellm
+    def __init__(self, rows: Rows, places: Places, litellm: bool = False, texts: bool = False) -> None:
+        self._rows, self._places, self._litellm, self._texts = rows, places, litellm, texts
         self._recent = Recent()
 
     def add(self, file: str, line: int, record: Mapping[str, Any]) -> None:
@@ -34,8 +35,8 @@ class Table:
         inputs = places.inputs(record)
         answers = {signal: get(record) for signal, get in places.answers.items()}
         margin = places.margin(record)
-        if isinstance(inputs, list) and inputs and isinstance(inputs[0], list):
-            columns = [*answers.values(), *([] if margin is None else [margin])]
+        columns = [*answers.values(), *([] if margin is None else [margin])]
+        if self._batched(inputs, columns):
             if any(
                 column is not None and (not isinstance(column, list) or len(column) != len(inputs))
                 for column in columns
@@ -47,13 +48,23 @@ class Table:
             return
         self._rows.add(line, who, at, inputs, answers, margin)
 
+    def _batched(self, inputs: Any, columns: list[Any]) -> bool:
+        """Whether a record holds a list of inputs. A text alone in a list is one, unless its answers are listed too."""
+        if not isinstance(inputs, list) or not inputs or not isinstance(inputs[0], (list, str)[: 1 + self._texts]):
+            return False
+        listed = all(column is None or (isinstance(column, list) and len(column) == 1) for column in columns)
+        return len(inputs) > 1 or not self._texts or listed
+
     def close(self) -> None:
         """Check and spill what waits. Call it at the end of each file."""
         self._rows.flush()
 
 
 def csv_records(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, record) of a CSV file with a head. Cells are text; an empty one is None. A record is one line."""
+    """(line, record) of a CSV file with a head. Cells are text; an empty one is None. A record is one line.
+
+    `joined` first makes one line of a record whose texts hold line ends.
+    """
     head: list[str] | None = None
     for number, line in lines:
         try:
@@ -67,3 +78,42 @@ def csv_records(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally) -> 
             tally.reject(name, number, f"a line of {len(cells)} cells under a head of {len(head)}")
         else:
             yield number, {key: cell or None for key, cell in zip(head, cells, strict=True)}
+
+
+def joined(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally, most: int) -> Iterator[tuple[int, bytes]]:
+    """(line, record) of a CSV file whose texts hold line ends, blank lines between records left out.
+
+    A quote that does not end within `most` bytes, or not in a record of the head's width, spoils its own line and no
+    other. What is not UTF-8 is rejected.
+    """
+    again = deque[tuple[int, bytes]]()  # lines to be looked at once more
+    waiting, size, quoted, width = list[tuple[int, bytes]](), 0, False, 0
+    while True:
+        line = again.popleft() if again else next(lines, None)
+        if line is None and not waiting:
+            return
+        if line is not None:
+            waiting.append(line)
+            size, quoted = size + len(line[1]), quoted ^ (line[1].count(b'"') % 2 == 1)
+            if quoted and size <= most:
+                continue
+        record = b"".join(part for _, part in waiting)
+        if len(waiting) > 1 and (quoted or _width(record) != (width or _width(record))):
+            again.extendleft(reversed(waiting[1:]))
+            record = waiting[0][1]
+        width = width or _width(record)
+        try:
+            if record.decode().strip():
+                yield waiting[0][0], record
+        except UnicodeDecodeError:
+            tally.reject(name, waiting[0][0], "the record is not UTF-8")
+        waiting, size, quoted = [], 0, False
+
+
+def _width(record: bytes) -> int:
+    """How many cells; 0 where it is no record."""
+    try:
+        (cells,) = csv.reader([record.decode("utf-8", "replace")], strict=True)
+    except (csv.Error, ValueError):
+        return 0
+    return len(cells)

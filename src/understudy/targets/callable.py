@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from understudy.errors import AnswerError, TargetError, UnderstudyError
+from understudy.texts import plain
 from understudy.types import EXPLANATIONS, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
 
 @dataclass(frozen=True, eq=False)
 class CallableTarget:
-    """A Python function. `call(inputs)` returns one array, or {signal: array} where several signals are exposed."""
+    """A Python function. `call(inputs)` returns one array, or {signal: array} where several signals are exposed.
 
-    call: Callable[[Floats], Any]
+    It is given an array of numbers (n, *shape), or a list of texts.
+    """
+
+    call: Callable[[Any], Any]
     exposure: Exposure
     space: Space
 
@@ -28,7 +32,7 @@ class CallableTarget:
         if not len(x):
             return self.exposure.nothing(0, self.space.shape)
         try:
-            raw = self.call(x)
+            raw = self.call(plain(x))
         except UnderstudyError:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from understudy.errors import ManifestError, MissingExtra
 from understudy.targets.callable import checked
+from understudy.texts import plain
 from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
 
 _METHODS = {
@@ -106,7 +107,7 @@ class SklearnTarget:
         x = self.space.check(inputs)
         if not len(x):
             return self.exposure.nothing(0, self.space.shape)
-        flat = x.reshape(len(x), -1)
+        flat = plain(x.reshape(len(x), -1) if self.space.shape else x)
         raw: dict[str, Any] = {signal: getattr(self.model, _METHODS[signal])(flat) for signal in self.exposure.grains}
         if Signal.LABEL in raw:
             raw[Signal.LABEL] = np.searchsorted(self.model.classes_, raw[Signal.LABEL])

@@ -10,7 +10,8 @@ The server's: `parse` reads a customer's request, `respond` writes what was rele
 GET says beside the inference route. Nothing passes through: the upstream's request is written by `request` from what
 `parse` read, the customer's answer by `respond` from what was released. So of a key given twice the last counts, for
 everybody; a field that nobody read goes nowhere, and `Asked.wider` says so. Numbers are read as float64: integers
-beyond 2^53 are rounded, numbers beyond float64 refused, and NaN and infinities with them.
+beyond 2^53 are rounded, numbers beyond float64 refused, and NaN and infinities with them. Where one input has no axes
+it is a text; a text is never read as a number, nor a number as a text.
 """
 
 from understudy.wire._codec import Asked, Card, Client, Codec, Message, RequestError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from understudy.errors import UnderstudyError, UsageError
-from understudy.types import EXPLANATIONS, Answers, Exposure, Floats, Signal
+from understudy.types import EXPLANATIONS, Answers, Array, Exposure, Signal
 
 JSON = {"content-type": "application/json"}  # shared by messages: never changed
 _NOTED, _LONGEST = 16, 60  # names of fields in a log entry, and characters of each
@@ -32,14 +32,14 @@ class Message(NamedTuple):
 class Asked:
     """A customer's request as a codec read it; nothing else of the request goes any further.
 
-    `inputs`: float64, shape (n, *shape), n >= 1, finite. `signals`: asked for by name; None = whatever is granted.
-    `wider`: fields that ask for more than inference needs, by name, for the log; none of them is passed on.
+    `inputs`: float64, shape (n, *shape), n >= 1, finite; or texts (n,). `signals`: asked for by name; None = whatever
+    is granted. `wider`: fields that ask for more than inference needs, by name, for the log; none of them is passed on.
     `alike`: signals of which one name may mean either, such as a tensor that holds classes or values.
     `echo`: harmless envelope to be sent back. `binary`: outputs wanted as binary tensors: which, or all, or none.
     `form`: which of the protocol's forms was used, where the answer's form follows from it.
     """
 
-    inputs: Floats
+    inputs: Array
     signals: frozenset[Signal] | None = None
     wider: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Card(NamedTuple):
 class Client(Protocol):
     """A protocol's client side: what audits and the gateway's upstream side need."""
 
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
+    def request(self, inputs: Array, signals: frozenset[Signal]) -> Message:
         """The request for `inputs`, shape (n, *shape). Raises UsageError or InputError where it cannot be written."""
 
     def answers(self, message: Message, signals: frozenset[Signal], n: int) -> dict[str, Any]:
@@ -79,7 +79,10 @@ class Codec(Client, Protocol):
     """A protocol, both sides."""
 
     def parse(self, body: bytes, headers: Mapping[str, str], shape: tuple[int, ...]) -> Asked:
-        """A customer's request; header names in lower case, `shape` of one input. Raises RequestError, nothing else."""
+        """A customer's request; header names in lower case, `shape` of one input, () where it is a text.
+
+        Raises RequestError, nothing else.
+        """
 
     def respond(self, asked: Asked, answers: Answers, model: str) -> Message:
         """The answer to a customer: all of `answers`, and nothing else; withheld entries are written as 0."""

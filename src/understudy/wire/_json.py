@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from understudy import texts
 from understudy.errors import AnswerError, UsageError
 from understudy.types import Array, Floats, Signal
 from understudy.wire._codec import Message, RequestError
@@ -68,13 +69,16 @@ def value(body: bytes, headers: Mapping[str, str]) -> Any:
         raise RequestError(400, "the body is not JSON (NaN and Infinity are none)") from None
 
 
-def rows(data: Any, shape: tuple[int, ...]) -> Floats:
-    """A request's rows, shape (n, *shape): lists of numbers, nothing else.
+def rows(data: Any, shape: tuple[int, ...]) -> Array:
+    """A request's rows, shape (n, *shape): lists of numbers, nothing else; texts where `shape` is ().
 
-    Text is never read as a number, and memory is taken only for what is there. Raises RequestError.
+    Text is never read as a number, nor a number as text, and memory is taken only for what is there. Raises
+    RequestError.
     """
     if not isinstance(data, list | tuple) or not data:
         raise RequestError(400, "the inputs are not a list of rows")
+    if not shape:
+        return _texts(data)
     level: Any = data
     try:
         for size in shape:
@@ -84,6 +88,17 @@ def rows(data: Any, shape: tuple[int, ...]) -> Floats:
         return np.frombuffer(array("d", level)).reshape(len(data), *shape)
     except (TypeError, OverflowError):
         raise RequestError(400, f"each input must be numbers in shape {list(shape)}") from None
+
+
+def _texts(data: Sequence[Any]) -> Array:
+    """Texts, each as it is or alone in a list: a table of one column."""
+    if type(data[0]) is not str:
+        if not all(isinstance(row, list | tuple) and len(row) == 1 for row in data):
+            raise RequestError(400, "each input must be a text")
+        data = [row[0] for row in data]
+    if not all(type(text) is str for text in data):
+        raise RequestError(400, "each input must be a text")
+    return texts.array(data)
 
 
 def numbers(value: Any, raw: bytes, what: str = "the answer") -> Floats:

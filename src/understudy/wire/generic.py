@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any
 
 from understudy.errors import AnswerError, UsageError
-from understudy.types import Answers, Floats, Signal
+from understudy.texts import plain
+from understudy.types import Answers, Array, Signal
 from understudy.wire import _json, _released, _template
 from understudy.wire._codec import Asked, Card, Message, RequestError, noted
 
@@ -56,11 +57,12 @@ class GenericJson:
             if path is not None:
                 _template.check(path, f"json: path {path!r} for {what}")
 
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
+    def request(self, inputs: Array, signals: frozenset[Signal]) -> Message:
         """The body with the inputs put in. Raises UsageError where it has room for one row and there are more."""
         if self._row is not None and None not in self._row and len(inputs) != 1:
             raise UsageError(f'json: the body has "$input", one row, and {len(inputs)} were asked: set target.batch: 1')
-        names = {"$inputs": inputs, "$input": inputs[0] if len(inputs) else inputs}
+        whole = plain(inputs)
+        names = {"$inputs": whole, "$input": whole[0] if len(inputs) else whole}
         return Message(_json.write(_template.fill(self.body, names, {"$input": inputs.tolist()} if self._row else {})))
 
     def answers(self, message: Message, signals: frozenset[Signal], n: int) -> dict[str, Any]:

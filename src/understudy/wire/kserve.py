@@ -9,7 +9,8 @@ from operator import itemgetter
 from typing import Any
 
 from understudy.errors import UsageError
-from understudy.types import Answers, Floats, Signal
+from understudy.texts import plain
+from understudy.types import Answers, Array, Signal
 from understudy.wire import _json, _released
 from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, unread
 
@@ -38,14 +39,15 @@ class KServeV1:
     classes: tuple[str, ...] = ()
     single: _released.Single = None
 
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
+    def request(self, inputs: Array, signals: frozenset[Signal]) -> Message:
         """A :predict request."""
         scores_only("kserve-v1", signals)
         head = {"signature_name": self.signature} if self.signature else {}
+        rows = plain(inputs)
         if self.columnar:
-            rows: Any = {self.input_name: inputs} if self.input_name else inputs
-        else:
-            rows = [{self.input_name: row} for row in inputs.tolist()] if self.input_name else inputs
+            rows = {self.input_name: rows} if self.input_name else rows
+        elif self.input_name:
+            rows = [{self.input_name: row} for row in inputs.tolist()]
         return Message(_json.write({**head, "inputs" if self.columnar else "instances": rows}))
 
     def answers(self, message: Message, signals: frozenset[Signal], n: int) -> dict[str, Any]:

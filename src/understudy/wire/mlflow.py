@@ -8,7 +8,8 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from understudy.errors import UsageError
-from understudy.types import Answers, Floats, Signal
+from understudy.texts import plain
+from understudy.types import Answers, Array, Signal
 from understudy.wire import _json, _released
 from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, unread
 
@@ -44,17 +45,18 @@ class MlflowInvocations:
     classes: tuple[str, ...] = ()
     single: _released.Single = None
 
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
+    def request(self, inputs: Array, signals: frozenset[Signal]) -> Message:
         """An invocation. Raises UsageError where a data frame lacks column names."""
         scores_only("mlflow", signals)
-        rows: Any = inputs
+        rows = plain(inputs)
         if self.form.startswith("dataframe"):
+            inputs = inputs[:, None] if inputs.dtype == object else inputs
             if inputs.ndim != 2 or len(self.columns) != inputs.shape[1]:
                 raise UsageError(
                     f"mlflow: {len(self.columns)} columns are named for inputs of shape {inputs.shape[1:]}"
                 )
             if self.form == "dataframe_split":
-                rows = {"columns": self.columns, "data": inputs}
+                rows = {"columns": self.columns, "data": plain(inputs)}
             else:
                 rows = [dict(zip(self.columns, row, strict=True)) for row in inputs.tolist()]
         return Message(_json.write({self.form: rows, **({"params": dict(self.params)} if self.params else {})}))

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from understudy import texts
 from understudy.errors import AnswerError, UsageError
-from understudy.types import Answers, Array, Floats, Signal
+from understudy.types import Answers, Array, Signal
 from understudy.wire import _json, _released, _tensor
 from understudy.wire._codec import Asked, Card, Message, RequestError, noted, scores_only, shown, unread
 
@@ -23,6 +24,7 @@ _REQUEST = frozenset({"id", "inputs", "outputs", "parameters"})
 _TENSOR = frozenset({"name", "shape", "datatype", "data", "parameters"})
 _HARMLESS = frozenset({"binary_data", "binary_data_output", "binary_data_size", "content_type"})
 _LONGEST_ID = 256
+_TEXTS = "BYTES"
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class OpenInference:
 
     As a client it asks for one output tensor per signal, by name, and expects them back by name; `binary`: it sends
     and wants tensors as bytes. As a server it reads one input tensor under any name, flat or nested, in JSON or bytes
-    (every datatype but BYTES), asks nothing of the upstream that was not read, and writes the tensors that are
-    granted, as JSON or as bytes, whichever was wanted. What a request may ask for beyond its inputs is noted and not
-    passed on: unknown output tensors, `classification`, and every parameter that does not say how bytes are sent. A
-    request for nothing but unknown tensors is refused.
+    (BYTES where inputs are texts, else every other datatype), asks nothing of the upstream that was not read, and
+    writes the tensors that are granted, as JSON or as bytes, whichever was wanted. What a
+    request may ask for beyond its inputs is noted and not passed on: unknown output tensors, `classification`, and
+    every parameter that does not say how bytes are sent. A request for nothing but unknown tensors is refused.
 
     `input_name`, `datatype`: the upstream's one input tensor. `outputs`: output tensor per signal (defaults: those of
     MLServer's scikit-learn runtime). `classes`: class names, where labels are text. `single`: `flat`, (n,), or
@@ -51,25 +53,32 @@ class OpenInference:
     answer_datatype: Literal["FP64", "FP32"] = "FP64"
 
     def __post_init__(self) -> None:
-        if self.datatype not in _tensor.DTYPES:
-            raise UsageError(f"open-inference: unknown datatype {self.datatype!r} (known: {', '.join(_tensor.DTYPES)})")
+        known = (*_tensor.DTYPES, _TEXTS)
+        if self.datatype not in known:
+            raise UsageError(f"open-inference: unknown datatype {self.datatype!r} (known: {', '.join(known)})")
 
-    def request(self, inputs: Floats, signals: frozenset[Signal]) -> Message:
+    def request(self, inputs: Array, signals: frozenset[Signal]) -> Message:
         """An inference request. Raises InputError where the inputs do not fit the datatype, UsageError for signals
         that have no tensor.
         """
         scores_only("open-inference", signals)
-        tensor: dict[str, Any] = {"name": self.input_name, "shape": inputs.shape, "datatype": self.datatype}
+        text = inputs.dtype == object
+        datatype = _TEXTS if text else self.datatype
+        if datatype == _TEXTS and not text:
+            raise UsageError("open-inference: datatype BYTES is for texts, and these inputs are numbers")
+        tensor: dict[str, Any] = {"name": self.input_name, "shape": inputs.shape, "datatype": datatype}
         wanted: list[dict[str, Any]] = [{"name": self._tensors[signal]} for signal in sorted(signals)]
+        if text:  # MLServer hands its models bytes unless it is told
+            tensor |= {"shape": (len(inputs), 1), "parameters": {"content_type": "str"}}
         if self.binary:
-            data = _tensor.pack(inputs, self.datatype)
-            tensor["parameters"] = {"binary_data_size": len(data)}
+            data = _tensor.pack_texts(inputs.tolist()) if text else _tensor.pack(inputs, datatype)
+            tensor["parameters"] = {**tensor.get("parameters", {}), "binary_data_size": len(data)}
             for output in wanted:
                 output["parameters"] = {"binary_data": True}
             return _framed({"inputs": [tensor], "outputs": wanted}, data)
         # Floats travel with every digit, whatever their type: the server rounds, as it does for everybody.
-        whole = inputs if self.datatype[0] in "FB" and self.datatype != "BOOL" else _tensor.cast(inputs, self.datatype)
-        tensor["data"] = np.ascontiguousarray(whole).ravel()
+        whole = inputs if datatype[0] in "FB" and datatype != "BOOL" else _tensor.cast(inputs, datatype)
+        tensor["data"] = whole.tolist() if text else np.ascontiguousarray(whole).ravel()
         return Message(_json.write({"inputs": [tensor], "outputs": wanted}))
 
     def answers(self, message: Message, signals: frozenset[Signal], n: int) -> dict[str, Any]:
@@ -156,7 +165,8 @@ class OpenInference:
             elif self.single is not None and card.exposure.outputs == (1 if signal is Signal.VALUE else 2):
                 width = [1] if self.single == "column" else []
             outputs.append({"name": self._tensors[signal], "datatype": datatype, "shape": [-1, *width]})
-        inputs = [{"name": self.input_name, "datatype": self.datatype, "shape": [-1, *card.shape]}]
+        asked = self.datatype if card.shape else _TEXTS
+        inputs = [{"name": self.input_name, "datatype": asked, "shape": [-1, *card.shape]}]
         about = {"name": card.name, **versions, "platform": "", "inputs": inputs, "outputs": outputs}
         server = {"name": card.name, "extensions": ["binary_tensor_data"]}
         ready = Message(_json.write({"name": card.name, "ready": True}))
@@ -271,16 +281,22 @@ def _echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _rows(
     tensor: Mapping[str, Any], parameters: Mapping[str, Any], body: bytes, start: int | None, shape: tuple[int, ...]
-) -> Floats:
-    """The input tensor, shape (n, *shape). Whatever it declares, memory is taken only for what is there."""
+) -> Array:
+    """The input tensor, (n, *shape), texts where that is (). Memory is taken only for what is there."""
     stated, datatype, data = tensor.get("shape"), tensor.get("datatype"), tensor.get("data")
     if type(tensor.get("name")) is not str or type(stated) is not list or type(datatype) is not str:
         raise RequestError(400, "the input tensor needs a name, a shape and a datatype")
-    if datatype not in _tensor.DTYPES:
+    if shape and datatype not in _tensor.DTYPES:
         raise RequestError(400, "the input tensor's datatype is not a number's")
+    if not shape and datatype != _TEXTS:
+        raise RequestError(400, "the input tensor's datatype must be BYTES: inputs are texts")
     n = stated[0] if stated else 0
+    if not shape and stated[1:] == [1]:
+        stated = stated[:1]  # the same texts as a table of one column
     if stated[1:] != list(shape) or not all(type(size) is int for size in stated) or n < 1:
-        raise RequestError(400, f"the input tensor's shape must be [n, {', '.join(map(str, shape))}], n at least 1")
+        raise RequestError(
+            400, f"the input tensor's shape must be [{', '.join(map(str, ('n', *shape)))}], n at least 1"
+        )
     count = n * math.prod(shape)
     size = parameters.get("binary_data_size")
     if size is None:
@@ -288,7 +304,7 @@ def _rows(
             raise RequestError(400, "there are bytes after the JSON, and no tensor says they are its own")
         if type(data) is not list or not data:
             raise RequestError(400, "the input tensor has no data")
-        if type(data[0]) is list:
+        if type(data[0]) is list or not shape:
             x = _json.rows(data, shape)
             if len(x) != n:
                 raise RequestError(400, "the input tensor's data does not fit its shape")
@@ -298,6 +314,13 @@ def _rows(
         return _json.rows((data,), (count,)).reshape(n, *shape)
     if type(size) is not int or data is not None or start is None:
         raise RequestError(400, "binary_data_size needs Inference-Header-Content-Length, and no data beside it")
+    if not shape:
+        if size != len(body) - start:
+            raise RequestError(400, "binary_data_size is not the number of bytes that came")
+        try:
+            return texts.array(_tensor.unpack_texts(body[start:], n))
+        except ValueError:
+            raise RequestError(400, "the bytes are not as many UTF-8 texts as the shape states") from None
     if size != len(body) - start or size != count * _tensor.DTYPES[datatype].itemsize:
         raise RequestError(400, "binary_data_size fits neither the bytes that came nor the tensor's shape and datatype")
     x = _tensor.unpack(datatype, body, start, count)
