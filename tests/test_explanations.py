@@ -109,6 +109,22 @@ def test_a_tier_with_reduced_scores_and_an_explanation(tmp_path: Path) -> None:
     assert not EXPLANATIONS & answers.values.keys()
 
 
+@pytest.mark.parametrize(
+    ("granted", "warned"),
+    [
+        ({"probabilities": {"decimals": 2}, "attribution": {}}, "receives attribution whole beside probabilities made"),
+        ({"probabilities": {"decimals": 2}}, None),
+        ({"probabilities": {}, "attribution": {}}, None),
+    ],
+)
+def test_an_explanation_that_undoes_the_rounding_is_warned_of(
+    tmp_path: Path, granted: dict[str, Any], warned: str | None
+) -> None:
+    path = manifest(tmp_path, {"probabilities": {}, "attribution": {}}, granted, "json")
+    said = [w for w in compile_service(path).warnings if "attribution" in w]
+    assert (warned is None and not said) or (warned is not None and warned in said[0])
+
+
 def test_an_explanation_takes_no_grade(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="given whole or not at all"):
         load(manifest(tmp_path, {"probabilities": {}, "attribution": {"decimals": 2}}, {"probabilities": {}}))

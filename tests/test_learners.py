@@ -140,3 +140,20 @@ def test_a_constant_column_and_repeated_rows(name: str) -> None:
     for signal in (Signal.LABEL, Signal.PROBABILITIES):
         answers = MODEL.query(np.repeat(INPUTS[:20], 3, axis=0)).only([signal])
         assert np.isfinite(fit(name, inputs, answers).query(inputs[:5])["label"]).all()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("signal", ["label", "probabilities", "value"])
+def test_gaps_are_learned_from(name: str, signal: str) -> None:
+    rng = np.random.default_rng(2)
+    x = np.where(rng.random((900, 6)) < 0.15, np.nan, rng.uniform(-1, 1, (900, 6)))
+    scores = np.where(np.isnan(x), 2.0, x) @ (3 * rng.standard_normal((6, 3)))  # a gap says something of its own
+    told = {"label": scores.argmax(1), "probabilities": softmax(scores), "value": scores}[signal]
+    substitute = fit(name, x[:600], Answers({Signal(signal): told[:600]}, 3))
+    answers = substitute.query(x[600:])
+    if signal == "value":
+        off = ((answers["value"] - scores[600:]) ** 2).mean() / scores.var()
+        assert off < 0.3  # measured at most 0.17 (boosting)
+    else:
+        assert (answers.labels() == scores[600:].argmax(1)).mean() > 0.8  # measured at least 0.88 (boosting)
+    assert len(substitute.query(np.full((3, 6), np.nan))) == 3

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from understudy.defences.top_k import TopK
 from understudy.errors import UsageError
@@ -17,7 +21,9 @@ from understudy.metrics.parameter_error import ParameterError
 from understudy.metrics.regression_error import RegressionError
 from understudy.metrics.total_variation import MaxTotalVariation, TotalVariation
 from understudy.protocols import Target
-from understudy.testing import linear, victim
+from understudy.targets.network import NetworkTarget
+from understudy.targets.sklearn import SklearnTarget
+from understudy.testing import linear, network, victim
 from understudy.types import Answers, Ask, Box, Exposure, Floats, Grain, Signal
 from understudy.wrappers import Defended
 
@@ -191,3 +197,62 @@ def test_parameters_must_be_known_on_both_sides(substitute: int, reference: int,
 def test_parameters_of_other_shapes_are_not_compared() -> None:
     with pytest.raises(UsageError, match="cannot be compared"):
         parameter_error(linear(outputs=2), linear())
+
+
+# networks
+
+
+def rearranged(model: NetworkTarget, rng: np.random.Generator) -> NetworkTarget:
+    """The same answers: units in another order, scaled, and some of them turned round."""
+    (weights, bias), (out, last) = model.layers
+    order, turned = rng.permutation(len(bias)), rng.random(len(bias)) < 0.5
+    skip = np.zeros((len(last), weights.shape[1])) if model.skip is None else model.skip
+    if model.activation == "relu":
+        scale = rng.uniform(0.5, 2, len(bias))
+        weights, bias, out = weights * scale[:, None], bias * scale, out / scale
+        skip, last = skip + out[:, turned] @ weights[turned], last + out[:, turned] @ bias[turned]
+    elif model.activation == "logistic":
+        last = last + out[:, turned].sum(1)
+    side = np.where(turned, -1.0, 1.0)
+    weights, bias = weights * side[:, None], bias * side
+    out = out if model.activation == "relu" else out * side
+    layers = ((weights[order], bias[order]), (out[:, order] + 3.0 * (model.link == "softmax"), last))
+    return replace(model, layers=layers, skip=skip if model.activation == "relu" else None)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+@pytest.mark.parametrize("link", ["softmax", "identity"])
+def test_networks_are_compared_up_to_what_no_answer_can_tell(activation: Any, link: Any) -> None:
+    model = replace(network(widths=(4, 6, 3)), activation=activation, link=link)
+    same = rearranged(model, np.random.default_rng(1))
+    x = asked(200)
+    signal = "value" if link == "identity" else "probabilities"
+    np.testing.assert_allclose(same.query(x)[signal], model.query(x)[signal], atol=1e-12)
+    assert parameter_error(same, model) < 1e-12
+    (weights, bias), last = same.layers
+    assert parameter_error(replace(same, layers=((weights, bias + 0.1), last)), model) > 0.01
+
+
+def test_a_unit_that_is_missing_counts_whole() -> None:
+    model = network(widths=(4, 6, 3))
+    (weights, bias), (out, last) = model.layers
+    fewer = replace(model, layers=((weights[:-1], bias[:-1]), (out[:, :-1], last)))
+    assert parameter_error(fewer, model) == parameter_error(model, fewer) > 0.1
+    with pytest.raises(UsageError, match="one hidden layer; the reference has another number"):
+        parameter_error(model, network(widths=(4, 6, 5, 3)))
+    with pytest.raises(UsageError, match="cannot be compared"):
+        parameter_error(model, network(widths=(4, 6, 2)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_perceptron_of_scikit_learn_is_compared_behind_its_scaler(classes: int) -> None:
+    x = np.random.default_rng(0).normal(3, 2, (300, 4))
+    y = (x[:, 0] * x[:, 1] > 9).astype(int) + (classes > 2) * (x[:, 2] > 4)
+    perceptron = make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=10, random_state=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ten rounds are enough here
+        perceptron.fit(x, y)
+    target = SklearnTarget.of(perceptron, Box(-np.inf, np.inf, (4,)), ["probabilities"])
+    assert target.network is not None
+    np.testing.assert_allclose(target.network.query(x)["probabilities"], perceptron.predict_proba(x), atol=1e-12)
+    assert parameter_error(target.network, target) == 0

@@ -18,7 +18,7 @@ from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposur
 from understudy.manifest import load as load_manifest
 from understudy.manifest_monitor import BLIND
 from understudy.texts import blank
-from understudy.types import Exposure, Signal, Space, digest
+from understudy.types import EXPLANATIONS, Exposure, Grain, Signal, Space, digest
 from understudy.wire import Asked, Card, Message
 
 
@@ -142,6 +142,13 @@ def _tier(
                 "grant probabilities, or all logits"
             )
     grant = Grant.of(served, defences(tier), granted)
+    shown = grant.exposure.grains
+    coarse = [s.value for s, grain in shown.items() if s not in EXPLANATIONS and grain != Grain()]
+    if coarse and (told := [s.value for s in shown if s in EXPLANATIONS]):
+        warnings.append(
+            f"tier {tier.id} receives {' and '.join(told)} whole beside {' and '.join(coarse)} made coarse: "
+            "explanations give away what that hides; withhold them, or audit the tier as it is"
+        )
     mine, within = allowance(tier.limits), tier.limits.within(30)
     most = guard.broad_access.per_30d
     if within is None or within > most:

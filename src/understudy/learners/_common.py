@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from understudy.targets.linear import softmax
-from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Signal, Space
+from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Mixed, Signal, Space
 
 _LEAST = 1e-30  # probabilities below this are taken for this; the logarithm of what is left still tells classes apart
 
@@ -47,8 +47,36 @@ class Fitted:
 
 
 def anywhere(inputs: Floats) -> Box:
-    """A space that holds every input of the shape that was trained on."""
-    return Box(-np.inf, np.inf, inputs.shape[1:])
+    """A space that holds every input of the shape that was trained on, and gaps anywhere if there were any."""
+    shape = inputs.shape[1:]
+    if np.isnan(inputs).any():
+        return Mixed(-np.inf, np.inf, shape, missing=range(int(np.prod(shape))))
+    return Box(-np.inf, np.inf, shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Rows without gaps, for models that take none: gaps become the column's mean, and a column says where they were.
+
+    `mean` (d,): of the rows that were trained on; `gaps`: the columns of them that had any.
+    """
+
+    mean: Floats
+    gaps: Array
+
+    @classmethod
+    def of(cls, x: Floats) -> Self:
+        """From rows (n, d); a column that is all gaps is taken for zeros."""
+        missing = np.isnan(x)
+        held = np.maximum((~missing).sum(0), 1)
+        return cls(np.where(missing, 0.0, x).sum(0) / held, np.flatnonzero(missing.any(0)))
+
+    def __call__(self, x: Floats) -> Floats:
+        """(n, d) and one more for every column that had gaps."""
+        missing = np.isnan(x)
+        if not len(self.gaps) and not missing.any():
+            return x
+        return np.column_stack([np.where(missing, self.mean, x), missing[:, self.gaps]])
 
 
 def flat(inputs: Floats) -> Floats:

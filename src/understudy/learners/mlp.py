@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from understudy.learners._common import Fitted, anywhere, beliefs, constant, flat, seed, soft_logits, training
+from understudy.learners._common import Filled, Fitted, anywhere, beliefs, constant, flat, seed, soft_logits, training
 from understudy.protocols import Target
 from understudy.types import Answers, Array, Floats, Signal
 
@@ -33,12 +33,13 @@ class Mlp:
     penalty: float = 0.1
 
     def fit(self, inputs: Floats, answers: Answers, rng: Generator) -> Target:
-        """A neural substitute. Inputs are standardised, targets scaled to unit spread."""
+        """A neural substitute. Inputs are standardised, gaps filled and marked, targets scaled to unit spread."""
         from sklearn.neural_network import MLPClassifier, MLPRegressor
         from sklearn.preprocessing import StandardScaler
 
-        space, scaler, outputs = anywhere(inputs), StandardScaler(), answers.outputs
-        x, state = scaler.fit_transform(flat(inputs)), seed(rng)
+        space, filled, outputs = anywhere(inputs), Filled.of(flat(inputs)), answers.outputs
+        scaler, state = StandardScaler(), seed(rng)
+        x = scaler.fit_transform(filled(flat(inputs)))
         if Signal.VALUE in answers:
             wanted, signal = np.asarray(answers[Signal.VALUE], np.float64), Signal.VALUE
         else:
@@ -48,7 +49,7 @@ class Mlp:
                 if only is not None:
                     return only
                 believed = beliefs(self._train(MLPClassifier, x, answers.labels(), state), outputs)
-                return Fitted(lambda u: believed(scaler.transform(u)), outputs, space)
+                return Fitted(lambda u: believed(scaler.transform(filled(u))), outputs, space)
             wanted, signal = soft, Signal.LOGITS
         middle = wanted.mean(0)
         # classes share one scale; values have one each
@@ -57,7 +58,10 @@ class Mlp:
         scaled = (wanted - middle) / spread
         model = self._train(MLPRegressor, x, scaled if outputs > 1 else scaled[:, 0], state)
         return Fitted(
-            lambda u: model.predict(scaler.transform(u)).reshape(len(u), -1) * spread + middle, outputs, space, signal
+            lambda u: model.predict(scaler.transform(filled(u))).reshape(len(u), -1) * spread + middle,
+            outputs,
+            space,
+            signal,
         )
 
     def _train(self, kind: Any, x: Floats, y: Array, state: int) -> Any:

@@ -9,19 +9,24 @@ from typing import ClassVar
 import numpy as np
 
 from understudy.errors import UsageError
+from understudy.metrics._network_form import matched, network_form
 from understudy.protocols import Target
+from understudy.targets.network import NetworkTarget
 from understudy.types import EXPLANATIONS, Floats, Signal
 
 
 @dataclass(frozen=True)
 class ParameterError:
-    """Largest absolute difference of the parameters of two linear models, in a normal form that answers can fix.
+    """Largest absolute difference of the parameters of two models, in a normal form that answers can fix.
 
-    Normal form: adding the same weights and bias to every class changes no softmax and no class, so models that answer
-    classes are centred over the classes; a positive factor changes no class, so where the substitute was made from
-    labels alone, both are scaled to unit length (all weights and biases as one vector). Models that answer values have
-    nothing to choose and are compared as they are. For a one-vs-rest model the centring forgets the part that all
+    Linear models: adding the same weights and bias to every class changes no softmax and no class, so models that
+    answer classes are centred over the classes; a positive factor changes no class, so where the substitute was made
+    from labels alone, both are scaled to unit length (all weights and biases as one vector). Models that answer values
+    have nothing to choose and are compared as they are. For a one-vs-rest model the centring forgets the part that all
     classes share, so there the figure bounds the error from below.
+
+    Networks with one hidden layer: units are put in the same order, turned to the same side, and a ReLU's weights and
+    bias scaled to length one, as none of this changes an answer. A unit that one of the two lacks counts as zeros.
 
     Reference:
         Tramer et al., USENIX Security 2016, section 4.1; Carlini et al., CRYPTO 2020, section 7 (largest difference
@@ -33,10 +38,14 @@ class ParameterError:
     needs: ClassVar[frozenset[Signal]] = frozenset(Signal) - EXPLANATIONS
 
     def measure(self, substitute: Target, reference: Target, inputs: Floats) -> Floats:
-        """One value per parameter, shape (c (d + 1),): weights row by row, then biases. `inputs` are not asked.
+        """One value per parameter: of linear models c (d + 1), weights row by row, then biases; of networks unit by
+        unit (d + 1 + c each), then the linear part. `inputs` are not asked.
 
-        Raises UsageError where either model shows no weights and bias, or their shapes differ.
+        Raises UsageError where either model shows no parameters, or they are of different kinds or sizes.
         """
+        copy, model = _network(substitute), _network(reference)
+        if copy is not None and model is not None:
+            return _networks(copy, model)
         mine, theirs = _normal(substitute, "substitute"), _normal(reference, "reference")
         if mine.shape != theirs.shape:
             raise UsageError(f"parameters of shape {mine.shape} and {theirs.shape} cannot be compared")
@@ -48,6 +57,19 @@ class ParameterError:
     def summary(self, values: Floats) -> float:
         """The largest."""
         return float(values.max()) if len(values) else math.nan
+
+
+def _network(target: Target) -> NetworkTarget | None:
+    found = target if isinstance(target, NetworkTarget) else getattr(target, "network", None)
+    return found if isinstance(found, NetworkTarget) else None
+
+
+def _networks(substitute: NetworkTarget, reference: NetworkTarget) -> Floats:
+    mine, theirs = network_form(substitute, "substitute"), network_form(reference, "reference")
+    if mine.linear.shape != theirs.linear.shape or substitute.activation != reference.activation:
+        raise UsageError("networks of different inputs, outputs or activations cannot be compared")
+    a, b = matched(mine, theirs)
+    return np.concatenate([np.abs(a - b).ravel(), np.abs(mine.linear - theirs.linear).ravel()])
 
 
 def _normal(target: Target, whose: str) -> Floats:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from understudy.errors import ManifestError, MissingExtra
 from understudy.targets.callable import checked
+from understudy.targets.network import ACTIVATIONS, NetworkTarget
 from understudy.texts import plain
 from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
 
@@ -82,14 +83,50 @@ class SklearnTarget:
 
     @property
     def parameters(self) -> dict[str, Floats] | None:
-        """Weights (outputs, d) and bias (outputs,) of a linear model, scaling steps folded in; None for any other."""
-        steps = [step for _, step in getattr(self.model, "steps", [("model", self.model)])]
-        last = steps[-1]
+        """Weights (outputs, d) and bias (outputs,) of a linear model, scaling steps folded in; a network's, layer by
+        layer; None for any other model.
+        """
+        last = self._last
         if not hasattr(last, "coef_") or not hasattr(last, "intercept_"):
+            network = self.network
+            return None if network is None else network.parameters
+        found = self._unscaled(np.atleast_2d(np.asarray(last.coef_, np.float64)), np.asarray(last.intercept_))
+        if found is None:
             return None
-        weights = np.atleast_2d(np.asarray(last.coef_, np.float64))
-        bias = np.atleast_1d(np.asarray(last.intercept_, np.float64))
-        for step in reversed(steps[:-1]):
+        weights, bias = found
+        if self.exposure.outputs == 2 and len(bias) == 1:
+            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
+        return {"weights": weights, "bias": bias}
+
+    @property
+    def network(self) -> NetworkTarget | None:
+        """A multi-layer perceptron as a network, scaling steps folded in; None for any other model."""
+        last = self._last
+        if not hasattr(last, "coefs_") or last.activation not in ACTIVATIONS:
+            return None
+        layers = [
+            (np.asarray(w, np.float64).T, np.asarray(b, np.float64))
+            for w, b in zip(last.coefs_, last.intercepts_, strict=True)
+        ]
+        first = self._unscaled(*layers[0])
+        if first is None:
+            return None
+        weights, bias = layers[-1]
+        if last.out_activation_ == "logistic":
+            if len(bias) > 1:
+                return None  # labels of their own, each yes or no
+            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
+        link: Literal["softmax", "identity"] = "identity" if last.out_activation_ == "identity" else "softmax"
+        return NetworkTarget((first, *layers[1:-1], (weights, bias)), self.space, last.activation, link)
+
+    @property
+    def _last(self) -> Any:
+        return getattr(self.model, "steps", [("model", self.model)])[-1][1]
+
+    def _unscaled(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats] | None:
+        """Weights and bias on the inputs as they are asked; None behind steps that are not linear."""
+        bias = np.atleast_1d(np.asarray(bias, np.float64))
+        for _, step in reversed(getattr(self.model, "steps", [])[:-1]):
             if hasattr(step, "mean_") and hasattr(step, "scale_"):
                 scale = 1.0 if step.scale_ is None else step.scale_
                 mean = 0.0 if step.mean_ is None else step.mean_
@@ -98,9 +135,7 @@ class SklearnTarget:
                 bias, weights = bias + weights @ step.min_, weights * step.scale_
             else:
                 return None
-        if self.exposure.outputs == 2 and len(bias) == 1:
-            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
-        return {"weights": weights, "bias": bias}
+        return weights, bias
 
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """Every exposed signal, held against the exposure."""
