@@ -119,12 +119,23 @@ class House:
         with Book(self.folder / FILE) as book:
             return [r for r in book.all() if who is None or r.name == f"key:{who}"]
 
-    def followed(self) -> int:
-        """Queries in the states on disk."""
+    def states(self) -> dict[str, State]:
+        """Accounts as they are on disk."""
         calibration = Calibration.from_bytes(benign.calibration())
         with contextlib.closing(sqlite3.connect(self.folder / "states.sqlite")) as db:
             blobs = db.execute("SELECT state FROM states").fetchall()
-        return sum(State.from_bytes(blob, calibration.leak).n for (blob,) in blobs)
+        found = [State.from_bytes(blob, calibration.leak) for (blob,) in blobs]
+        return {state.principal.removeprefix("key:"): state for state in found}
+
+    def followed(self) -> int:
+        """Queries in the states on disk."""
+        return sum(state.n for state in self.states().values())
+
+    def kill_watcher(self) -> None:
+        """SIGKILL; it is the supervisor's youngest child."""
+        supervisor = self.guard.process.pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        os.kill(max(map(int, children)), signal.SIGKILL)
 
 
 LADDER = [
@@ -308,8 +319,7 @@ def test_a_killed_watcher_comes_back_and_a_changed_ladder_is_taken_up(tmp_path: 
         house.ask("shop-1", customers_rows(4))
         wait_for(lambda: (house.folder / "states.sqlite").exists() and house.followed() == 4, 30)
         supervisor = house.guard.process.pid
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        os.kill(max(map(int, children)), signal.SIGKILL)  # it is started last
+        house.kill_watcher()
         house.ask("thief-1", thiefs_rows(8))  # nobody's answer waits for the watcher
         wait_for(lambda: house.metric("alarms_total") == 1, 40)
         assert [line for line in house.guard.lines() if line["event"] == "the watcher died and is started again"]
@@ -324,25 +334,90 @@ def test_a_killed_watcher_comes_back_and_a_changed_ladder_is_taken_up(tmp_path: 
         assert house.guard.stop() == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BINARY is None, reason="neither valkey-server nor redis-server is installed")
-def test_who_is_caught_at_one_machine_is_reduced_at_the_other(tmp_path: Path, model_server: int) -> None:
-    folders = {name: tmp_path / name for name in ("redis", "one", "two")}
-    for folder in folders.values():
-        folder.mkdir()
-    server = Server(folders["redis"])
-    server.begin()
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    if BINARY is None:
+        pytest.skip("neither valkey-server nor redis-server is installed")
+    (tmp_path / "redis").mkdir()
+    made = Server(tmp_path / "redis")
+    made.begin()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def two(tmp_path: Path, model_server: int, server: Server) -> Iterator[list[House]]:
+    """Two machines that share a server."""
     step = {"when": {"p_value": 0.01}, "do": "reduce", "to_tier": "public"}
-    houses = [House(folders[n], model_server, "--state", server.url, response=[step]) for n in ("one", "two")]
-    try:
-        for house in houses:
-            assert house.ask("thief-1", customers_rows(1)) == BOTH
-        houses[0].ask("thief-1", thiefs_rows(8))
-        wait_for(lambda: houses[1].ask("thief-1", customers_rows(1)) == ["predict"], 30)
-        with Book(houses[1].folder / FILE) as book:
-            book.revoke(book.all()[0].id, "Eli", "their test")
-        wait_for(lambda: houses[0].ask("thief-1", customers_rows(1)) == BOTH, 30)
-    finally:
-        for house in houses:
-            house.guard.stop()
-        server.kill()
+    made = list[House]()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made.append(House(tmp_path / name, model_server, "--state", server.url, response=[step]))
+    for house in made:
+        wait_for(lambda house=house: house.metric("machines") == 2, 30)
+    yield made
+    for house in made:
+        house.guard.stop()
+
+
+def alerted(houses: list[House]) -> list[str]:
+    """Who, in the alerts that either machine sent."""
+    files = [house.folder / "alerts.jsonl" for house in houses]
+    return [json.loads(line)["principal"] for f in files if f.exists() for line in f.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_thief_between_two_machines_is_caught_once_and_held_at_both(two: list[House]) -> None:
+    for i in range(3):
+        two[i % 2].ask("shop-1", customers_rows(8))
+    for i in range(8):
+        two[i % 2].ask("thief-1", thiefs_rows(1))
+    wait_for(lambda: all(house.ask("thief-1", thiefs_rows(1)) == ["predict"] for house in two), 30)
+    assert [house.ask("shop-1", customers_rows(1)) for house in two] == [BOTH, BOTH]
+    wait_for(lambda: alerted(two) == ["key:thief-1"], 20)
+    assert [[r.do for r in house.responses()] for house in two] == [["reduce"]] * 2
+    assert sum(house.metric("alarms_total") for house in two) == 1
+    wait_for(lambda: two[0].followed() == two[1].followed() > 32, 30)
+    one, other = (house.states()["thief-1"] for house in two)
+    assert one.alarmed_at == other.alarmed_at is not None
+    assert np.array_equal(one.ring, other.ring)
+    with Book(two[1].folder / FILE) as book:
+        book.revoke(book.all()[0].id, "Eli", "their test")
+    wait_for(lambda: two[0].ask("thief-1", customers_rows(1)) == BOTH, 30)
+
+
+@pytest.mark.slow
+def test_a_killed_watcher_leaves_it_to_the_other_machine(two: list[House]) -> None:
+    two[0].ask("thief-1", thiefs_rows(1))
+    two[1].ask("thief-1", thiefs_rows(1))
+    wait_for(lambda: all((h.folder / "states.sqlite").exists() and h.followed() == 2 for h in two), 30)
+    two[0].kill_watcher()
+    for _ in range(6):
+        two[1].ask("thief-1", thiefs_rows(1))
+    wait_for(lambda: two[1].responses("thief-1"), 10)
+    two[0].ask("shop-1", customers_rows(4))  # nobody's answer waits for the watcher
+    wait_for(lambda: [h.followed() for h in two] == [12, 12], 40)
+    time.sleep(2)
+    assert alerted(two) == ["key:thief-1"]
+    assert [[r.id for r in house.responses()] for house in two] == [[two[1].responses()[0].id]] * 2
+
+
+@pytest.mark.slow
+def test_while_the_server_is_away_each_machine_watches_alone_and_says_so(two: list[House], server: Server) -> None:
+    for house in two:
+        house.ask("thief-1", customers_rows(1))
+    server.kill()
+    time.sleep(6)  # what was leased is too old by now
+    for house in two:
+        wait_for(lambda house=house: house.metric("machines") == 0, 20)
+        assert [line for line in house.guard.lines() if "this one watches alone" in line["event"]]
+        assert house.guard.post(ROUTE, body(thiefs_rows(1)), house.keys["thief-1"]).status == 503
+        assert house.guard.get("/readyz").status == 503
+    server.begin()
+    for house in two:
+        wait_for(lambda house=house: house.metric("machines") == 2, 30)
+        wait_for(lambda house=house: house.guard.get("/readyz").status == 200, 30)
+    for i in range(8):
+        two[i % 2].ask("thief-1", thiefs_rows(1))
+    wait_for(lambda: [h.followed() for h in two] == [10, 10], 30)
+    wait_for(lambda: alerted(two) == ["key:thief-1"], 20)

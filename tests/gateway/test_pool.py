@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from redis_server import BINARY, Server
 
-from understudy.gateway.book import FILE, Book
+from understudy.gateway.book import FILE, Book, pack
 from understudy.gateway.pool import Pool
 from understudy.response import Response
 
@@ -103,6 +104,29 @@ def test_without_the_server_each_goes_on_and_catches_up(machines: list[Machine],
     server.begin()
     assert one.share(120.0) == []
     assert two.share(120.0) == [made.id]
+
+
+def test_what_others_wrote_there_is_passed_over(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    for text in ("", "[]", '{"step": 1}', json.dumps(pack(response("reduce", 1.0)))):
+        one.pool.server.redis.hset("{understudy:digits}:responses", text or "x", text)
+        one.pool.server.redis.hset("{understudy:digits}:alerts", text or "x", text)
+    made = response("throttle", 100.0, factor=0.5)
+    one.book.add([(made, None)])
+    one.share(110.0)
+    assert two.share(110.0) == [made.id]
+    assert two.pool.adopt(two.book, ["file"], 110.0) == 0
+    assert two.pool.server.redis.hlen("{understudy:digits}:alerts") == 0
+
+
+def test_of_two_machines_that_decide_the_same_one_does(machines: list[Machine]) -> None:
+    one, two, _ = machines
+    first, second = response("throttle", 100.0, factor=0.5), response("throttle", 100.1, factor=0.5)
+    assert one.pool.claim([(first, None)], one.book, 100.0) == [True]
+    assert two.pool.claim([(second, None), (response("alert", 100.1), None)], two.book, 100.1) == [False, True]
+    assert two.share(101.0) == sorted([first.id, response("alert", 100.1).id])
+    later = response("throttle", 2e6, factor=0.5)
+    assert two.pool.claim([(later, None)], two.book, 2e6) == [True]  # it knows of the first, which is over
 
 
 def test_what_is_long_over_leaves_the_pool(machines: list[Machine]) -> None:

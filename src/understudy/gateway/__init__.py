@@ -6,4 +6,5 @@ identity.py  who asks                keys.py     API keys
 ledger.py    allowances, one machine leases.py   allowances, several machines
 serve.py     workers and signals     admin.py    the operators' own address
 life.py      as a middleware         upkeep.py   retention
+watcher.py   the record, watched     together.py by several machines
 """

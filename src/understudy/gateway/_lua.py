@@ -50,3 +50,83 @@ end
 if pass then out[1] = 'yes' end
 return out
 """
+
+#: Put entries at the end of the stream. Their ids are 1, 2, 3 ... and the second, so that whoever reads knows what is
+#: missing. KEYS: stream, facts. ARGV: bytes that the stream may hold, seconds it lives, entries. Returns the last
+#: number; 0 where it is full; -1 where it has to begin anew, as when somebody else wrote to it.
+APPEND = """
+local facts = redis.call('HMGET', KEYS[2], 'epoch', 'last', 'size')
+if not facts[1] then return -1 end
+local last, size = tonumber(facts[2] or 0), tonumber(facts[3] or 0)
+if size > tonumber(ARGV[1]) then return 0 end
+local second = redis.call('TIME')[1]
+for i = 3, #ARGV do
+  last = last + 1; size = size + #ARGV[i]
+  local done = redis.pcall('XADD', KEYS[1], string.format('%.0f-%s', last, second), 'd', ARGV[i])
+  if type(done) == 'table' and done.err then redis.call('DEL', KEYS[1], KEYS[2]); return -1 end
+end
+redis.call('HSET', KEYS[2], 'last', string.format('%.0f', last), 'size', string.format('%.0f', size))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return last
+"""
+
+#: A machine says that it is there and how far it has saved; what everybody has saved goes from the stream once it is
+#: `keep` seconds old. KEYS: stream, facts, members. ARGV: machine, number, 1 where its copy is not whole, an epoch
+#: should there be none, seconds until a member is silent, until it is gone, `keep`, bytes of the stream, seconds it
+#: lives. Returns epoch, last number, first number there (0: none), members heard, others of them whose copy is whole.
+REPORT = """
+if redis.call('HSETNX', KEYS[2], 'epoch', ARGV[4]) == 1 then redis.call('DEL', KEYS[1]) end
+local facts = redis.call('HMGET', KEYS[2], 'epoch', 'last', 'size')
+local last, size, now = tonumber(facts[2] or 0), tonumber(facts[3] or 0), tonumber(redis.call('TIME')[1])
+local silent, gone, keep, full = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. now)
+local heard, whole, low = 0, 0, last
+local members = redis.call('HGETALL', KEYS[3])
+for i = 1, #members, 2 do
+  local at, part, seen = string.match(members[i+1], '^(%d+) (%d) (%d+)$')
+  local age = now - tonumber(seen or 0)
+  if not at or age > gone or (size > full / 2 and age > 3 * silent) then redis.call('HDEL', KEYS[3], members[i])
+  else
+    low = math.min(low, tonumber(at))
+    if age <= silent then
+      heard = heard + 1
+      if part == '0' and members[i] ~= ARGV[1] then whole = whole + 1 end
+    end
+  end
+end
+local first, more = 0, true
+while more do
+  local some = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 100)
+  more = #some == 100
+  for _, entry in ipairs(some) do
+    local n, second = string.match(entry[1], '^(%d+)-(%d+)$')
+    if tonumber(n) > low or (now - tonumber(second) < keep and size <= full / 2) then
+      first = tonumber(n); more = false; break
+    end
+    size = math.max(size - #entry[2][2], 0)
+    redis.call('XDEL', KEYS[1], entry[1])
+  end
+end
+redis.call('HSET', KEYS[2], 'size', string.format('%.0f', size))
+for i = 1, 3 do redis.call('EXPIRE', KEYS[i], ARGV[9]) end
+return {facts[1], string.format('%.0f', last), string.format('%.0f', first), heard, whole}
+"""
+
+#: Compare and set: a response is put in force where the last one of its step and holder is still the one that the
+#: caller knows. KEYS: responses, alerts, then one per response. ARGV, for each: id, the id known, seconds, response,
+#: alert.
+CLAIM = """
+local granted = {}
+for i = 3, #KEYS do
+  local a = 5 * (i - 3)
+  local last = redis.call('GET', KEYS[i])
+  if last and last ~= ARGV[a+2] then granted[#granted+1] = 0
+  else
+    redis.call('SET', KEYS[i], ARGV[a+1], 'EX', ARGV[a+3])
+    redis.call('HSET', KEYS[1], ARGV[a+1], ARGV[a+4])
+    if ARGV[a+5] ~= '' then redis.call('HSET', KEYS[2], ARGV[a+1], ARGV[a+5]) end
+    granted[#granted+1] = 1
+  end
+end
+return granted
+"""

@@ -116,6 +116,16 @@ class Book:
             self._note(now, id_, "revoked: a known customer" if known else "revoked", by, reason)
         return after
 
+    def last(self, step: str, whom: str, name: str) -> str | None:
+        """The id of the latest response of a step to a holder."""
+        found = self._select("WHERE name = ?", (name,))
+        return next((r.id for r in reversed(found) if (r.step, r.whom) == (step, whom)), None)
+
+    def queue(self, alert: str, sinks: Sequence[str]) -> None:
+        """Have an alert delivered that is in no response of this machine's own."""
+        with self._file.write() as db:
+            db.executemany("INSERT INTO outbox(sink, alert) VALUES(?, ?)", [(sink, alert) for sink in sinks])
+
     def merge(self, others: Iterable[Response]) -> list[Response]:
         """Take in what other machines hold; returns the responses that have changed here."""
         changed = []

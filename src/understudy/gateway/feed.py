@@ -9,27 +9,36 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from understudy.alerts import Alert
 from understudy.errors import UnderstudyError, UsageError
 from understudy.gateway.book import FILE as BOOK
 from understudy.gateway.book import Book
+from understudy.gateway.entries import Aside
+from understudy.gateway.metrics import log
+from understudy.gateway.pool import Pool
 from understudy.gateway.reporting import Reporter
+from understudy.gateway.runs import runs
 from understudy.gateway.service import Service
+from understudy.gateway.shared import SILENT, Away
+from understudy.gateway.states import ALONE, Account, States, remove
 from understudy.gateway.states import FILE as STATES
-from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally
+from understudy.gateway.together import News, Together, read_alone
 from understudy.guard import DAY
-from understudy.history import Row, read_on
+from understudy.history import Row
 from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
 from understudy.response import Response, Seen, due
-from understudy.types import Answers, Floats, digest
+from understudy.types import Floats, digest
 from understudy.watch import Calibration, Queries, Standing, State, Watch
 
 LIMIT = 1024  # exchanges of each worker that are read at once
@@ -39,6 +48,8 @@ _ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 _MANY = 1024  # changed accounts that are saved before that, to bound memory
 _GROWN = 1.1  # a leak is read again when so many times the queries have been answered: it costs a hundred queries' work
 _FEW = 50
+
+Made = tuple[Response, Alert | None]
 
 
 @dataclass(slots=True)
@@ -58,12 +69,22 @@ class Done:
 
 
 class Feed:
-    """One endpoint. One process at a time. Raises MonitorError, HistoryError or RecordError where a file is no use."""
+    """One endpoint. One process at a time. Raises MonitorError, HistoryError or RecordError where a file is no use.
 
-    def __init__(self, service: Service, monitor: MonitorPart, calibration: bytes) -> None:
-        self.service, self.monitor = service, monitor
+    With a `pool`, everything that any machine recorded is followed, and each response is put in force by one machine.
+    While the pool is away this one goes on alone, on a copy: what all had seen, and its own record since.
+    """
+
+    def __init__(self, service: Service, monitor: MonitorPart, calibration: bytes, pool: Pool | None = None) -> None:
+        self.service, self.monitor, self._pool = service, monitor, pool
         self.watch = Watch(Calibration.from_bytes(calibration))
-        self.states = States(service.folder / STATES, self.watch, digest(calibration))
+        self._made = digest(calibration)
+        self.alone = pool is None or (service.folder / ALONE).exists()
+        file = ALONE if pool is not None and self.alone else STATES
+        self.states = States(service.folder / file, self.watch, self._made)
+        self._together = None if pool is None else Together(pool.server, self._made, self.states.machine)
+        self._waiting: dict[str, float] = {}  # accounts that others were to decide about, and since when
+        self._adopts = -math.inf
         try:
             self.book = Book(service.folder / BOOK)
         except BaseException:
@@ -92,24 +113,80 @@ class Feed:
     def step(self, now: float) -> Done:
         """Deal with what is new, once."""
         self.states.look()
+        self._share(now)
         if self.book.changed():
             self.read_book(now)
         self._settle(now)
-        if not self.history.is_dir():
-            return Done()
-        read = read_on(self.history, self._places, LIMIT)
-        rows = [k.row for k in read.rows if k.row.answers is not None and k.row.status < 400 and not k.row.audit]
-        done = Done(len(read.rows), sum(r.rows for r in rows), read.behind, read.lost, read.damaged)
-        if rows:
-            touched = self._advance(rows, done)
-            for account in touched:
-                self._decide(account, now, done)
-            done.lag = max(now - rows[-1].at, 0.0)
-        moved, self._places = read.places != self._places, read.places
+        news = self._receive(now)
+        done = Done(news.exchanges, sum(row.rows for row in news.rows), news.behind, news.lost, news.damaged)
+        touched = dict[str, Account]()
+        for aside, run in groupby(news.entries, lambda entry: isinstance(entry, Aside)):
+            if aside:
+                for entry in run:
+                    self._apply(cast(Aside, entry))
+            else:
+                touched |= {a.state.principal: a for a in self._advance(cast(list[Row], list(run)), done)}
+        self._decide_all(touched, now, done)
+        if news.rows:
+            done.lag = max(now - news.rows[-1].at, 0.0)
+        moved, self._places = news.places != self._places, news.places
         due = now >= self._due or self.states.unsaved >= _MANY
         if due and (moved or self.states.unsaved or self._due == -math.inf):
             self._save(now)
         return done
+
+    # with other machines
+
+    def _share(self, now: float) -> None:
+        """Exchange responses with the others; part from them where the server is away, and meet again."""
+        if self._pool is None or self._together is None:
+            return
+        if self._pool.share(self.book, now):
+            self.read_book(now)
+        if self._pool.away and not self.alone:
+            self._save(now)
+            self.states.copy(self.service.folder / ALONE)
+            self._turn(ALONE, True, now)
+            log().error("other machines are out of reach: this one watches alone", endpoint=self.service.id)
+        elif not self._pool.away and self.alone:
+            self._turn(STATES, False, now)
+            self._together.again()
+            log().warning("watching together again; what was seen alone is told", endpoint=self.service.id)
+        if not self._pool.away and now >= self._adopts:
+            self._adopts = now + SILENT
+            with self._reaching(now):
+                self._pool.adopt(self.book, self._report.sinks, now)
+
+    def _turn(self, file: str, alone: bool, now: float) -> None:
+        """Go on from another copy."""
+        self.states.close()
+        self.states, self.alone = States(self.service.folder / file, self.watch, self._made), alone
+        if not alone:
+            remove(self.service.folder / ALONE)
+        self._places, self._leaks, self._news = dict(self.states.places), {}, {}
+        self.read_book(now)
+
+    @contextmanager
+    def _reaching(self, now: float) -> Iterator[None]:
+        """What fails because the server is away is tried again, alone or with it."""
+        assert self._pool is not None
+        try:
+            yield
+        except Away as error:
+            self._pool.lost(error, now)
+
+    def _receive(self, now: float) -> News:
+        if self._together is not None and not self.alone:
+            with self._reaching(now):
+                return self._together.read(self.history, self._places, self.states.places, LIMIT, now)
+        elif self.history.is_dir():
+            return read_alone(self.history, self._places, LIMIT)
+        return News(self._places)
+
+    @property
+    def machines(self) -> int:
+        """Machines that are followed; 0 while others are out of reach."""
+        return 1 if self._together is None else 0 if self.alone else self._together.machines
 
     # following
 
@@ -129,7 +206,7 @@ class Feed:
                     continue
                 if queries.inputs is not None:
                     account.tally.measure(queries.inputs)
-                old = int(np.searchsorted(queries.at, self.watch.calibration.made))
+                old = int(np.argmax(np.append(queries.at, math.inf) >= self.watch.calibration.made))
                 if old and account.state.sketch is not None and queries.inputs is not None:
                     # what came before the calibration was learned from: it counts as received, not as behaviour
                     account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
@@ -163,6 +240,22 @@ class Feed:
 
     # deciding
 
+    def _decide_all(self, touched: dict[str, Account], now: float, done: Done) -> None:
+        """Decide about these accounts, or leave it to a machine that knows more of them for as long as it is heard."""
+        late = {who: since for who, since in self._waiting.items() if now - since < 6 * SILENT}
+        if self._together is None or self.alone or self._together.decides(self._places):
+            self._waiting = {}
+            for principal in late:
+                if principal not in touched and (account := self.states.get(principal)) is not None:
+                    touched[principal] = account
+            for account in touched.values():
+                self._decide(account, now, done)
+            done.alarmed = [
+                who for who in done.alarmed if self._first(f"alarm:{who}:{touched[who].state.alarmed_at}", now)
+            ]
+        else:
+            self._waiting, done.alarmed = late | dict.fromkeys(touched, now), []
+
     def _decide(self, account: Account, now: float, done: Done) -> None:
         state, tally = account
         standing = self.watch.standing(state, leak=False)
@@ -178,11 +271,34 @@ class Feed:
         alerts = [
             None if r.do == "note" else self._report.alert(r, standing, tally, seen, read, asked, now) for r in made
         ]
-        self.book.add(zip(made, alerts, strict=True), self._report.sinks)
-        for response in made:
+        granted = self._granted(list(zip(made, alerts, strict=True)), state.principal, now)
+        self.book.add(granted, self._report.sinks)
+        for response, _ in granted:
             self._held.setdefault((response.whom, response.name), []).append(response)
             self._ending[response.id] = response
-        done.made += made
+            done.made.append(response)
+        if granted and self._pool is not None and not self.alone:
+            with self._reaching(now):
+                self._pool.queued([response for response, _ in granted])
+
+    def _granted(self, made: list[Made], principal: str, now: float) -> list[Made]:
+        """Those that no other machine has decided already; decided anew where none can be asked."""
+        if self._pool is None or self.alone:
+            return made
+        self._waiting[principal] = now
+        with self._reaching(now):
+            mine = self._pool.claim(made, self.book, now)
+            if all(mine):
+                del self._waiting[principal]
+            return [one for one, granted in zip(made, mine, strict=True) if granted]
+        return []
+
+    def _first(self, what: str, now: float) -> bool:
+        """Whether no other machine has said so."""
+        if self._pool is not None and not self.alone:
+            with self._reaching(now):
+                return self._pool.server.first(what, DAY)
+        return True
 
     def _p_value(self, standing: Standing) -> float:
         """Short of an alarm no p-value counts as within the level."""
@@ -234,31 +350,41 @@ class Feed:
         """Where nothing is in force any more, an account's evidence is set aside: an alarm takes new behaviour."""
         for response in [r for r in self._ending.values() if r.ends <= now]:
             whom = [response.name] if response.whom == "principal" else self.states.party(response.name)
-            for principal in whom:
-                account = self.states.get(principal)
-                if account is not None and not self._in_force(account.state, now):
-                    self._set_aside(account, response)
-            self.states.settle(response.id)
+            free = [
+                who for who in whom
+                if (account := self.states.get(who)) is not None
+                and account.state.alarmed_at is not None and not self._in_force(account.state, now)
+            ]  # fmt: skip
+            act = response.revoked
+            known = (act.by, act.at) if act is not None and act.known else None
+            aside = Aside(response.id, tuple(free), known)
+            if self._together is None or self.alone:
+                self._apply(aside)
+            else:
+                self._together.say(aside)
             del self._ending[response.id]
 
     def _in_force(self, state: State, now: float) -> bool:
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
         return any(r.state(now) in ("active", "proposed") for r in held)
 
-    def _set_aside(self, account: Account, response: Response) -> None:
-        state = account.state
-        if state.alarmed_at is None:
+    def _apply(self, aside: Aside) -> None:
+        """Once, however many machines say it."""
+        if aside.response in self.states.settled:
             return
-        act = response.revoked
-        if act is not None and act.known:
-            try:
-                self.watch.rebaseline(state, act.by, act.at)
+        for principal in aside.principals:
+            account = self.states.get(principal)
+            if account is not None and account.state.alarmed_at is not None:
+                self._set_aside(account.state, aside.known)
                 self.states.put(account)
+        self.states.settle(aside.response)
+
+    def _set_aside(self, state: State, known: tuple[str, float] | None) -> None:
+        if known is not None:
+            with suppress(UsageError):  # too few of its own queries are kept
+                self.watch.rebaseline(state, *known)
                 return
-            except UsageError:
-                pass  # too few of its own queries are kept
         self.watch.restart(state)
-        self.states.put(account)
 
     def _save(self, now: float) -> None:
         began = time.monotonic()
@@ -268,33 +394,3 @@ class Feed:
             self.states.expire(now - self.service.guard.logging.retention_days * DAY)
             self._leaks, self._news = {}, {}  # they are read again for those who ask
         self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))
-
-
-def runs(rows: Sequence[Row], segment: str | None) -> Iterator[Queries]:
-    """One principal's exchanges as queries, joined as long as the same signals and inputs are there."""
-    start = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or _kind(rows[end]) != _kind(rows[start]):
-            yield _joined(rows[start:end], segment)
-            start = end
-
-
-def _kind(row: Row) -> tuple[object, ...]:
-    assert row.answers is not None
-    return (
-        frozenset(row.answers.values), row.answers.outputs, row.inputs is None, row.margin is None, row.party,
-        None if row.inputs is None else (row.inputs.dtype == object, row.inputs.shape[1:]),
-    )  # fmt: skip
-
-
-def _joined(rows: Sequence[Row], segment: str | None) -> Queries:
-    kept = [r.inputs for r in rows if r.inputs is not None]
-    inputs = [x if x.dtype == object else x.reshape(len(x), -1) for x in kept]  # texts, or rows of numbers
-    margins = [r.margin for r in rows if r.margin is not None]
-    return Queries(
-        *(rows[0].principal, rows[0].party, np.repeat([r.at for r in rows], [r.rows for r in rows])),
-        np.concatenate(inputs) if inputs else None,
-        Answers.concat([r.answers for r in rows if r.answers is not None]),
-        np.concatenate(margins) if margins else None,
-        segment=segment,
-    )

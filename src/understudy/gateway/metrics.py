@@ -87,6 +87,7 @@ class Watched:
         self._alerts = counter("alerts", "Alerts by what became of them.", ("endpoint", "outcome"))
         self._lag = gauge("lag_seconds", "Age of the latest exchange of the last look that found any.")
         self._behind = gauge("behind", "Exchanges on record that are not followed yet, at least.")
+        self._machines = gauge("machines", "Machines that are followed together; 0 while this one goes on alone.")
         self._unsent = gauge("unsent", "Alerts that wait for a sink.")
 
     @staticmethod
@@ -101,6 +102,10 @@ class Watched:
         self._shed.labels(endpoint).inc(shed)
         self._lag.labels(endpoint).set(lag)
         self._behind.labels(endpoint).set(behind)
+
+    def together(self, endpoint: str, machines: int) -> None:
+        """How many machines share the watch."""
+        self._machines.labels(endpoint).set(machines)
 
     def delivered(self, endpoint: str, done: int, failed: int, unsent: int) -> None:
         """One round of deliveries."""

@@ -4,6 +4,7 @@ has been read, are written together: after a crash both are those of one moment.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from typing import NamedTuple
 from understudy.errors import RecordError
 from understudy.gateway._database import Database
 from understudy.gateway.tally import Tally
+from understudy.gateway.together import name_of
 from understudy.history import Place
 from understudy.watch import State, Watch
 
 FILE = "states.sqlite"
+ALONE = "states-alone.sqlite"  # a copy that goes on by itself while other machines are out of reach
 _AT_HAND = 512  # accounts that are kept in memory, unpacked
 _SCHEMA = """
 CREATE TABLE states(
@@ -49,6 +52,7 @@ class States:
                 for table in ("states", "places"):
                     db.execute(f"DELETE FROM {table}")
                 db.execute("INSERT OR REPLACE INTO facts VALUES('calibration', ?)", (made,))
+        self.machine = self._machine()
         with self._file.damage():
             self.places = {
                 w: Place(n, s) for w, n, s in self._file.db.execute("SELECT worker, number, seq FROM places")
@@ -133,6 +137,29 @@ class States:
         if before != self._version:
             self._held = OrderedDict(self._dirty)
 
+    def copy(self, path: Path) -> None:
+        """Write everything that is saved to a file of its own."""
+        other = Database(path, _SCHEMA, 2)
+        try:
+            with self._file.damage():
+                self._file.db.backup(other.db)
+        finally:
+            other.close()
+
+    def _machine(self) -> str:
+        """The name of this machine. Where it is another one now, what the old one told others stays known as its."""
+        with self._file.write() as db:
+            db.execute("INSERT OR IGNORE INTO facts VALUES('folder', ?)", (secrets.token_hex(8),))
+            name = name_of(db.execute("SELECT value FROM facts WHERE name = 'folder'").fetchone()[0])
+            before = db.execute("SELECT value FROM facts WHERE name = 'machine'").fetchone()
+            if before is not None and before[0] != name:
+                db.execute(
+                    "INSERT OR IGNORE INTO places SELECT ? || '/' || worker, number, seq FROM places"
+                    " WHERE worker NOT GLOB '*[/:]*'", before,
+                )  # fmt: skip
+            db.execute("INSERT OR REPLACE INTO facts VALUES('machine', ?)", (name,))
+        return name
+
     def _fact(self, name: str) -> str | None:
         with self._file.damage():
             row = self._file.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -144,10 +171,18 @@ class States:
         return account
 
 
+def remove(path: Path) -> None:
+    """Remove a file that `States.copy` wrote."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def forget(folder: Path, principal: str) -> None:
     """Remove what the watcher keeps of one account, its latest queries among it; a running one notices."""
-    if (folder / FILE).exists():
-        file = Database(folder / FILE, _SCHEMA, 2)
+    for path in (folder / FILE, folder / ALONE):
+        if not path.exists():
+            continue
+        file = Database(path, _SCHEMA, 2)
         try:
             file.db.execute("PRAGMA secure_delete = ON")
             with file.write() as db:

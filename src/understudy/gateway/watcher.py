@@ -60,13 +60,11 @@ class Lookout:
             if self._feed is None:
                 return False
             done = self._feed.step(now)
-            if self._pool is not None and self._pool.share(self._feed.book, now):
-                self._feed.read_book(now)
         except (UnderstudyError, OSError) as error:
             self._failed(str(error), now)
             return False
         self._tell(done)
-        return done.behind > 0
+        return done.behind > 0 and done.exchanges > 0
 
     def close(self, now: float) -> None:
         """Save and let go."""
@@ -94,7 +92,7 @@ class Lookout:
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.close(now)
-        self._feed = Feed(self.service, self._monitor, blob)
+        self._feed = Feed(self.service, self._monitor, blob, self._pool)
         self._stamp = stamp
         calibration = self._feed.watch.calibration
         log().info(
@@ -116,6 +114,8 @@ class Lookout:
     def _tell(self, done: Done) -> None:
         watched, endpoint = Watched.of(), self.service.id
         watched.count(endpoint, done.exchanges, done.lost + done.damaged, done.lag, done.behind)
+        if self._pool is not None and self._feed is not None:
+            watched.together(endpoint, self._feed.machines)
         if done.lost or done.damaged:
             log().error("exchanges were not watched", endpoint=endpoint, removed=done.lost, damaged=done.damaged)
         for principal in done.alarmed:
