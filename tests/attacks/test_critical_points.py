@@ -147,3 +147,16 @@ def test_a_kink_inside_a_probe_is_put_right(outputs: int) -> None:
     trace = Scan(ask, noise, line, check=outputs == 1, most=1000).run()
     np.testing.assert_allclose(trace.kinks, kinks, rtol=1e-9)
     np.testing.assert_allclose(trace.jumps, jumps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_kinks_close_together_and_beside_places_asked_are_all_found(outputs: int) -> None:
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(30):  # the scan asks at tan of multiples of pi / 2^n
+        beside = np.tan(np.pi * rng.choice([1, 3, 5, 7, 11], 2, False) / 32) + rng.choice([-1, 1], 2) * 1e-6
+        close = rng.normal() + np.array([0, 10.0 ** rng.uniform(-5, -3)])
+        kinks = np.sort(np.concatenate([beside, close, rng.standard_cauchy(12)]))
+        ask, line = bent(kinks.tolist(), rng.normal(size=(16, outputs)))
+        trace = Scan(ask, noise, line, check=outputs == 1, most=4000).run()
+        found += len(trace.kinks) == 16 and np.allclose(trace.kinks, kinks, rtol=1e-7, atol=1e-9)
+    assert found >= 29

@@ -6,7 +6,8 @@ A kink of a ReLU network's first layer has the same direction of slope change, i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,12 @@ from understudy.types import Bools, Floats
 _DEPTH = 44  # halvings of an interval after which it is left alone
 _SLACK = 4.0  # times the propagated noise that counts as equal
 _PATIENCE = 40  # queries per kink found after which a line is given up
-_BESIDE = 1e-3  # how near to a kink the pieces beside it are checked, as a share of the interval
+_BESIDE, _BLUR = 1e-5, 30.0  # how near to a kink the pieces beside it are checked: as a share of the way to the nearer
+# end of the interval, and at least so many times as far as its place is uncertain
 _MERGE = 10.0  # the same, for two kinks that may be one
+_TWICE = 1e-9  # kinks so close to each other are one that was found from both sides
+_LONGEST = 0.2  # longest probe, as a share of its interval, where answers are too coarse for shorter ones
+_STALE = 50.0  # times as long as intended a probe may be before it is asked again, shorter: kinks may lie in it
 
 Ask = Callable[[Floats], Floats]
 NoiseAt = Callable[[Floats, Floats], Floats]
@@ -92,9 +97,20 @@ class Trace:
         return (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
 
 
+class _Look(NamedTuple):
+    """What two ends say of an interval: "straight", bent once ("kink", or "meet" if that is to be checked), or "halve".
+
+    `where` it bends, and how near to there a check makes sense.
+    """
+
+    state: str
+    where: float = np.nan
+    near: float = 0.0
+
+
 @dataclass
 class _Nodes:
-    """Points of a scan in order, with the slope beside each from a probe."""
+    """Points of a scan in order, with the slope beside each from a probe of length `step`."""
 
     s: Floats
     t: Floats
@@ -102,6 +118,7 @@ class _Nodes:
     slope: Floats
     slope_noise: Floats
     noise: Floats
+    step: Floats
 
 
 class Scan:
@@ -138,26 +155,32 @@ class Scan:
         s: Floats = np.linspace(first, last, 5)
         gaps = np.diff(self._line.place(s))
         room = np.minimum(np.append(gaps, gaps[-1]), np.append(gaps[0], gaps))
-        nodes = self._nodes(s, room, backward=len(s) - 1)
+        room[-1] *= -1  # the last probe points backward
+        nodes = self._nodes(s, self._probe * room)
         pending = [(_at(nodes, i), _at(nodes, i + 1)) for i in range(len(s) - 1)]
         kinks: list[float] = []
-        resolved = True
+        resolved, halved = True, False
         for _ in range(_DEPTH):
-            settled = [self._meet(a, b) for a, b in pending]
-            wanted = [i for i, (state, _) in enumerate(settled) if state == "meet"]
-            held = dict(zip(wanted, self._values(pending, settled, wanted), strict=True))
+            looks = [self._meet(a, b) for a, b in pending]
+            for i in range(0, len(looks) * halved, 2):
+                if looks[i].state == looks[i + 1].state == "straight":  # too short to tell; together they may bend
+                    whole = self._meet(pending[i][0], pending[i + 1][1])
+                    if whole.state != "straight":
+                        kinks.append(whole.where)
+            wanted = [i for i, look in enumerate(looks) if look.state == "meet"]
+            held = dict(zip(wanted, self._values(pending, looks, wanted), strict=True))
             split = []
-            for i, (state, where) in enumerate(settled):
-                if state == "kink" or held.get(i, False):
-                    kinks.append(where)
-                elif state != "straight":
+            for i, look in enumerate(looks):
+                if look.state == "kink" or held.get(i, False):
+                    kinks.append(look.where)
+                elif look.state != "straight":
                     split.append(pending[i])
             if not split:
                 break
             if self._asked + 2 * len(split) > min(self._most, _PATIENCE * (len(kinks) + 50)):
                 resolved = False
                 break
-            pending = self._halve(split)
+            pending, halved = self._halve(split), True
         else:
             resolved = False
         trace = self._fitted(np.sort(np.array(kinks)), resolved)
@@ -184,66 +207,86 @@ class Scan:
         self._asked += len(t)
         return y
 
-    def _nodes(self, s: Floats, room: Floats, backward: int | None = None) -> _Nodes:
-        """Values and slopes at `s`; probes point forward, except the last one's."""
-        t, step = self._line.place(s), self._probe * room
-        t = np.clip(t, self._line.low, self._line.high)
-        if backward is not None:
-            step[backward] *= -1
+    def _nodes(self, s: Floats, step: Floats) -> _Nodes:
+        """Values and slopes at `s`, from probes of length `step`."""
+        t = np.clip(self._line.place(s), self._line.low, self._line.high)
         step = (t + step) - t
         y = self._get(np.concatenate([t, t + step]))
         y, beside = y[: len(t)], y[len(t) :]
         noise = np.maximum(self._noise(t, y), self._noise(t, beside))
-        return _Nodes(s, t, y, (beside - y) / step[:, None], 2 * noise / np.abs(step), noise)
+        return _Nodes(s, t, y, (beside - y) / step[:, None], 2 * noise / np.abs(step), noise, step)
 
     def _halve(self, split: list[tuple[_Nodes, _Nodes]]) -> list[tuple[_Nodes, _Nodes]]:
         s = np.array([(a.s + b.s).item() / 2 for a, b in split])
         t = self._line.place(s)
         room = np.array([min(m - a.t.item(), b.t.item() - m) for m, (a, b) in zip(t, split, strict=True)])
-        new = self._nodes(s, room)
-        return [pair for i, (a, b) in enumerate(split) for pair in ((a, _at(new, i)), (_at(new, i), b))]
+        share = np.array([self._share(a, b) for a, b in split])
+        new = self._nodes(s, share * room)
+        ends = self._shorter([end for pair in split for end in pair], t, share)
+        return [pair for i in range(len(s)) for pair in ((ends[2 * i], _at(new, i)), (_at(new, i), ends[2 * i + 1]))]
 
-    def _meet(self, a: _Nodes, b: _Nodes) -> tuple[str, float]:
-        """Whether an interval is straight, bends once, or is to be halved; and where it bends."""
+    def _share(self, a: _Nodes, b: _Nodes) -> float:
+        """How long a probe must be, as a share of its interval, to place the bend that this interval shows."""
         length = (b.t - a.t).item()
+        bend = np.maximum(np.abs(b.slope - a.slope), np.abs(b.y - a.y - a.slope * length) / length).max()
+        needed = 2 * (a.noise + b.noise).item() / max(self._vague * float(np.nan_to_num(bend)) * length, 1e-300)
+        return float(np.clip(needed, self._probe, _LONGEST))
+
+    def _shorter(self, ends: list[_Nodes], middle: Floats, share: Floats) -> list[_Nodes]:
+        """The ends, left and right in turn, with a new probe into the interval where the old one has become long."""
+        for side in (0, 1):
+            step, start = (np.array([getattr(end, name).item() for end in ends[side::2]]) for name in ("step", "t"))
+            pick = np.flatnonzero(np.abs(step) > np.minimum(_STALE * share, 1.0) * np.abs(middle - start))
+            if not len(pick):
+                continue
+            t = start[pick]
+            step = (t + share[pick] * (middle[pick] - t)) - t
+            beside = self._get(t + step)
+            for i, far, y in zip(pick, step, beside, strict=True):
+                end = ends[2 * i + side]
+                slope, uncertain = (y - end.y) / far, 2 * end.noise / abs(far)
+                clear = (np.abs(slope - end.slope) <= _SLACK * (uncertain + end.slope_noise)).all()
+                new = {"step": np.zeros(1)} if clear else {"slope": slope, "slope_noise": uncertain, "step": far[None]}
+                ends[2 * i + side] = replace(end, **new)
+        return ends
+
+    def _meet(self, a: _Nodes, b: _Nodes) -> _Look:
+        """Whether an interval is straight, bends once, or is to be halved; and where it bends."""
+        start, length = a.t.item(), (b.t - a.t).item()
         ends, across = (a.noise + b.noise).item(), (a.slope_noise + b.slope_noise).item()
         gap, jump = b.y[0] - a.y[0] - b.slope[0] * length, b.slope[0] - a.slope[0]
         if not np.isfinite(gap).all():
-            return "halve", 0.0
+            return _Look("halve")
         if np.abs(jump).max() <= _SLACK * across:
             bent = np.abs(gap).max() > _SLACK * (ends + across * length)
-            return ("halve" if bent else "straight"), 0.0
-        offset = -(jump @ gap) / (jump @ jump)
-        margin = 2 * _BESIDE * length if self._check else 0.0
-        if not margin < offset < length - margin:
-            return "halve", 0.0
+            return _Look("halve" if bent else "straight", start + length / 2)
+        size = float(np.linalg.norm(jump))
+        offset = -float(jump @ gap) / size**2
+        where, room = start + min(max(offset, 0.0), length), min(offset, length - offset)
         allowed = ends + a.slope_noise.item() * offset + b.slope_noise.item() * (length - offset)
-        vague = allowed > self._vague * length * np.linalg.norm(jump)
-        if vague or np.abs(gap + jump * offset).max() > _SLACK * allowed:
-            return "halve", 0.0
-        return ("meet" if self._check else "kink"), a.t.item() + offset
+        near = max(_BESIDE * room, _BLUR * allowed / size)
+        if room <= 0 or allowed > self._vague * length * size or (self._check and near > 0.1 * room):
+            return _Look("halve", where)
+        if np.abs(gap + jump * offset).max() > _SLACK * allowed:
+            return _Look("halve", where)
+        return _Look("meet" if self._check else "kink", where, near)
 
-    def _values(
-        self, pending: list[tuple[_Nodes, _Nodes]], settled: list[tuple[str, float]], wanted: list[int]
-    ) -> Bools:
+    def _values(self, pending: list[tuple[_Nodes, _Nodes]], looks: list[_Look], wanted: list[int]) -> Bools:
         """Whether each of two pieces really reaches to just before the place where they should meet.
 
         A value at the place itself would prove nothing: kinks of opposite signs can lie all on one side of it.
         """
         if not wanted or self._asked + 2 * len(wanted) > self._most:
             return np.zeros(len(wanted), np.bool_)
-        t = np.array([settled[i][1] for i in wanted])
-        start, end = np.array([[e.t.item() for e in pending[i]] for i in wanted]).T
-        beside = _BESIDE * (end - start)
-        y = self._get(np.concatenate([t - beside, t + beside])).reshape(2, len(t), -1)
+        t, near = (np.array([getattr(looks[i], name) for i in wanted]) for name in ("where", "near"))
+        y = self._get(np.concatenate([t - near, t + near])).reshape(2, len(t), -1)
         right = np.ones(len(t), np.bool_)
-        for side, at, values in ((0, t - beside, y[0]), (1, t + beside, y[1])):
+        for side, at, values in ((0, t - near, y[0]), (1, t + near, y[1])):
             ends = [pending[i][side] for i in wanted]
-            away = at - (start, end)[side]
-            line = np.array([e.y[0] + e.slope[0] * far for e, far in zip(ends, away, strict=True)])
-            reach = np.array([e.noise.item() for e in ends]) + np.array([e.slope_noise.item() for e in ends]) * abs(
-                away
-            )
+            away = at - np.array([end.t.item() for end in ends])
+            line = np.array([end.y[0] + end.slope[0] * far for end, far in zip(ends, away, strict=True)])
+            noise, slope_noise = np.array([(end.noise.item(), end.slope_noise.item()) for end in ends]).T
+            reach = noise + slope_noise * np.abs(away)
             right &= np.abs(line - values).max(1) <= _SLACK * (self._noise(at, values) + reach)
         return right
 
@@ -253,11 +296,12 @@ class Scan:
         t, y = t[order], y[order]
         known = np.isfinite(y).all(1)
         t, y = t[known], y[known]
+        kinks = kinks[np.diff(kinks, prepend=-np.inf) > _TWICE * (self._line.scale + np.abs(kinks))]
         return fit_pieces(self._line, t, y, _without_false_pairs(t, y, kinks, self._noise), self._noise, resolved)
 
 
 def _at(nodes: _Nodes, i: int) -> _Nodes:
-    return _Nodes(*(getattr(nodes, name)[i : i + 1] for name in ("s", "t", "y", "slope", "slope_noise", "noise")))
+    return _Nodes(*(getattr(nodes, f.name)[i : i + 1] for f in fields(nodes)))
 
 
 def fit_pieces(line: Line, t: Floats, y: Floats, kinks: Floats, noise_at: NoiseAt, resolved: bool = True) -> Trace:
@@ -270,7 +314,7 @@ def fit_pieces(line: Line, t: Floats, y: Floats, kinks: Floats, noise_at: NoiseA
     size = (jumps**2).sum(1)
     held = np.isfinite(spread[:-1] + spread[1:]) & (size > 0)
     moved = np.where(held, -(jumps * gap).sum(1) / np.where(size > 0, size, 1), kinks)
-    error = (spread[:-1] + spread[1:]) / np.sqrt(np.where(size > 0, size, np.inf))
+    error = np.where(held, spread[:-1] + spread[1:], np.inf) / np.sqrt(np.where(size > 0, size, 1))
     return Trace(line, t, y, moved, jumps, slopes, error, spread, resolved)
 
 
@@ -313,9 +357,14 @@ def _without_false_pairs(t: Floats, y: Floats, kinks: Floats, noise_at: NoiseAt)
             gap = levels[i + 2] - slopes[i + 2] * centres[i + 2] - levels[i] + slopes[i] * centres[i]
             where = -(jump @ gap) / max(jump @ jump, 1e-300)
             noise = noise_at(pair, y[np.searchsorted(t, pair).clip(0, len(t) - 1)]).max()
-            reach = spread[i] * abs(where - centres[i]) + spread[i + 2] * abs(where - centres[i + 2])
-            one = pair[0] <= where <= pair[1] and np.isfinite(reach)  # an outer piece without points proves nothing
+            known = np.isfinite(spread[i] + spread[i + 2])  # an outer piece without points proves nothing
+            reach = (
+                spread[i] * abs(where - centres[i]) + spread[i + 2] * abs(where - centres[i + 2]) if known else np.inf
+            )
+            one = known and pair[0] <= where <= pair[1]
             one = one and np.abs(gap + jump * where).max() <= _MERGE * (noise + reach)
+            # nothing is proved by outer pieces known so badly that they would always fit
+            one = one and 10 * _MERGE * (noise + reach) <= np.abs(jump).max() * (pair[1] - pair[0])
             if one and len(jump) == 1:  # one number always fits: nothing else was asked within the short piece
                 edge = 1e-6 * (pair[1] - pair[0])
                 one = not ((t > pair[0] + edge) & (t < pair[1] - edge)).any()

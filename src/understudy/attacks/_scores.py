@@ -12,6 +12,7 @@ from understudy.attacks._frame import Frame
 from understudy.protocols import Metered
 from understudy.types import Answers, Box, Floats, Signal
 
+_STILL, _TYPICAL = 12.0, 2.0  # noise that no bend explains, in units of what was expected; the bound, in units of rms
 _ROUNDOFF = 4.0  # units in the last place that a network's sums cost
 
 
@@ -93,6 +94,19 @@ class Scores:
         if self.logs and self.k == 1:
             return np.asarray(self.noise.absolute + self.noise.relative * np.exp(np.sqrt(2) * np.minimum(largest, 500)))
         return np.asarray(self.noise.absolute + self.noise.relative * np.maximum(largest, 1.0 if self.logs else 0.0))
+
+    def learn_noise(self, u: Floats, y: Floats) -> None:
+        """Raise the noise to what second differences `y` (3, n, k) around points `u` (n, d) show, most without a bend.
+
+        Where large terms cancel in a score, rounding is many times what the score itself would suggest.
+        """
+        shown = np.abs(y[0] - 2 * y[1] + y[2]).max(1) / np.sqrt(6)
+        noise = self.noise_at(u, y[1])
+        still = shown <= _STILL * noise
+        if still.any():
+            rms = float(np.sqrt((shown[still] ** 2).mean()))
+            out = 1 + np.sqrt((u[still] ** 2).mean(-1))
+            self.usual = max(self.usual, _TYPICAL * rms / float((self.noise.relative * out).mean()))
 
     def centre(self) -> None:
         """From now on only differences of scores, in what was bought so far too."""

@@ -147,6 +147,7 @@ def refusal(scores: Scores, rng: Generator) -> str | None:
         y = y @ scores.basis.T
     if not _straight(scores, u, y, held):
         return "answers bend everywhere: a smooth function"
+    scores.learn_noise(bases[held], y[:, held])
     slopes = (y[2] - y[0])[held] / (2 * _STEP)
     noise = scores.noise_at(bases[held], y[1][held]).max() / _STEP
     if np.abs(slopes).max() <= 4 * noise:
