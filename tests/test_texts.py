@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import understudy as us
-from understudy import dataset, manifest, texts
+from understudy import dataset, fitting, manifest, texts
 from understudy.endpoint import open_endpoint
 from understudy.errors import InputError, ManifestError, RecordError
 from understudy.history.inputs import taker
@@ -227,3 +228,24 @@ def test_what_a_callable_gives_is_held_against_its_exposure(tmp_path: Path) -> N
     bad = CallableTarget(lambda asked: shouts(asked)[:1], Exposure.of("probabilities", 2), Text())
     with pytest.raises(us.UnderstudyError, match="2 inputs were asked and 1 answers"):
         bad.query(["a", "b"])
+
+
+def test_noise_is_refused_for_texts(tmp_path: Path) -> None:
+    """Before anybody is served: fitting comes first."""
+    tier = "signals: {probabilities: {}}, defences: [{name: noise, scale: 0.1, key_env: UNDERSTUDY_NOISE_KEY}]}]"
+    path = endpoint(tmp_path, WORDS.replace("signals: {label: {}}}]", tier))
+    with pytest.raises(us.UnderstudyError, match=r"noise moves answers .* these inputs are texts"):
+        fitting.kept(path, tmp_path / "guard")
+
+
+def test_the_owner_is_asked_so_many_rows_at_a_time(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def counted(asked: list[str]) -> Any:
+        sizes.append(len(asked))
+        return shouts(asked)
+
+    opened = open_endpoint(endpoint(tmp_path, WORDS.replace("outputs: 2", "outputs: 2\n  batch: 2")))
+    opened = replace(opened, owner=us.target(counted, "probabilities", 2, Text()))
+    assert len(opened.owned(texts.array(SAID))) == 5
+    assert sizes == [2, 2, 1]

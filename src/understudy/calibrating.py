@@ -13,7 +13,7 @@ from understudy import registry
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.stats import wilson
-from understudy.types import Answers, Floats, Signal
+from understudy.types import Answers, Array, Floats, Signal
 from understudy.views import Scale, labels
 from understudy.views.tabular import made_up
 from understudy.watch import Calibration, Queries, calibrate
@@ -35,7 +35,7 @@ class Learnt:
 
 
 def learn(
-    reference: Floats,
+    reference: Array,
     answers: Answers,
     queries: Iterable[Queries],
     rng: Generator,
@@ -51,9 +51,10 @@ def learn(
 ) -> Learnt:
     """Calibrate on the accounts of a log, account by account in time order.
 
-    `reference` (n, d) and `answers`: the owner's rows and what the model says of them. `excluded`: principals or
-    parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever looks extreme
-    breaks the bound. Accounts of the owner's audits are left out. Raises UsageError where too little is left.
+    `reference` (n, ...) and `answers`: the owner's rows or texts, and what the model says of them. `excluded`:
+    principals or parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever
+    looks extreme breaks the bound. Accounts of the owner's audits are left out. Raises UsageError where too little is
+    left.
     """
     notes = list[str]()
     accounts, left_out, blind = _accounts(queries, excluded)
@@ -64,7 +65,9 @@ def learn(
     if len(accounts) >= _MOST:
         notes.append(f"the first {_MOST:,} accounts were read; the others were not")
     meter = None
-    if leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
+    if leak and reference.dtype == object:
+        notes.append("texts: there is no leak meter for them, so what accounts could have learned is not measured")
+    elif leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
         meter = LeakMeter.fit(reference, answers, rng)
         meter = hold(meter, families(reference, answers, accounts, meter, rng), rng)
         notes += [

@@ -54,7 +54,7 @@ def calibrate(
     part = endpoint.manifest.monitor or MonitorPart()
     learnt = calibrating.learn(
         endpoint.evaluation,
-        endpoint.owner.query(endpoint.evaluation),
+        endpoint.owned(endpoint.evaluation),
         read(list(logs), endpoint.manifest),
         np.random.default_rng(seed),
         made=time.time(),

@@ -21,7 +21,7 @@ from understudy.manifest import load as load_manifest
 from understudy.protocols import Defence, Target
 from understudy.targets.callable import CallableTarget
 from understudy.texts import blank
-from understudy.types import EXPLANATIONS, Array, Exposure, Floats, Signal, Space, digest
+from understudy.types import EXPLANATIONS, Answers, Array, Exposure, Floats, Signal, Space, digest
 from understudy.wrappers import Defended
 
 
@@ -54,6 +54,11 @@ class Endpoint:
     truth: Array | None
     data: Mapping[str, str]
     fitted: Mapping[str, tuple[Defence, ...]] = field(default_factory=dict)  # tier -> defences (fitting.py fills it)
+
+    def owned(self, inputs: Array) -> Answers:
+        """What the owner is answered to inputs, so many at a time as the target takes."""
+        step = self.manifest.target.batch
+        return Answers.concat([self.owner.query(inputs[at : at + step]) for at in range(0, len(inputs), step)])
 
     def tier(self, tier: Tier, principal: str) -> Defended:
         """What one customer of a tier meets. Defences that learn refuse to answer until they are fitted."""

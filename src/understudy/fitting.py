@@ -52,9 +52,7 @@ def kept(manifest: Path, folder: Path) -> Chains:
     rows, mark, path = _rows(endpoint), _mark(endpoint), folder / FILE
     found = _read(path, mark)
     if found is None:
-        x, step = endpoint.evaluation[rows], endpoint.manifest.target.batch
-        parts = [endpoint.owner.query(x[at : at + step]) for at in range(0, len(x), step)]
-        chains = _fit(endpoint, rows, Answers.concat(parts))
+        chains = _fit(endpoint, rows, endpoint.owned(endpoint.evaluation[rows]))
         _write(path, {"v": 1, "digest": mark, "rows": len(rows), "tiers": {t: _state(c) for t, c in chains.items()}})
         return chains
     return {

@@ -75,6 +75,8 @@ class Noise:
 
     def fit(self, inputs: Floats, answers: Answers) -> Self:
         """Centre and spread of the owner's inputs, and of the values answered. Raises UsageError without any rows."""
+        if inputs.dtype == object:
+            raise UsageError("noise moves answers by where an input lies among numbers; these inputs are texts")
         if not len(inputs):
             raise UsageError("noise cannot be fitted to no rows")
         x = _flat(inputs)

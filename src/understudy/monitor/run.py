@@ -49,8 +49,8 @@ def run(
     Raises UsageError where the log, or the calibration, does not fit the manifest.
     """
     form = calibration.scorer.form
-    if not form.takes((logs.Layout.of(manifest).width,)):
-        raise UsageError(f"the calibration is of {form}, the manifest's inputs have another shape")
+    if not form.takes(tuple(manifest.space.shape)):
+        raise UsageError(f"the calibration is of {form}, the manifest's inputs are of another shape or form")
     tell = progress or (lambda what, done, of: None)
     tally = logs.Tally(options.rejects)
     with tempfile.TemporaryDirectory(prefix="understudy-", dir=options.scratch) as folder:
