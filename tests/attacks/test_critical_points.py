@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -95,14 +94,6 @@ def test_a_single_number_per_answer_is_enough() -> None:
     found = attack(target, "value", 2000)
     assert found.verdict is Verdict.EXACT
     assert worst(found, target, 10 * inputs) <= 2.0**-30
-
-
-def test_inside_a_box_units_possibly_missed_are_named() -> None:
-    target = replace(digits(32, 0), space=us.Box(0, 1, shape=(64,)))
-    found = attack(target, "logits", 12_500, rows()[900:1000])
-    assert found.verdict is Verdict.APPROXIMATE  # however small the error on checks: a silent unit leaves no trace
-    assert "may be missing" in found.notes["possibly_missed"]
-    assert us.fidelity(found.substitute, target, rows()).value >= 0.999
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class Inner(OneLayer):
         low, high = self.scores.low, self.scores.high
         narrow = _NARROW ** rng.uniform(0, 1, (2, len(low)))
         if self.net is not None and rng.uniform() < 0.5:  # to where scores are far apart: units that are on go off
-            ahead = rng.standard_normal(self.scores.k) @ self._slopes()
+            ahead = rng.standard_normal(self.scores.k) @ self._slopes(self.net)
             narrow = narrow.max(1, keepdims=True) * np.where(np.stack([ahead, -ahead]) > 0, 1.0, _OFF)
         else:
             on = rng.uniform(size=narrow.shape) < rng.choice([0.3, 0.6, 1.0], (2, 1))
@@ -99,6 +99,13 @@ class Inner(OneLayer):
         v = q - p
         t = np.stack([(low - p) / v, (high - p) / v])
         return Line(p, v, float(t.min(0).max()), float(t.max(0).min()))
+
+    def _slopes(self, net: Net) -> Floats:
+        """(k, h) slopes in the middle; every other time, the linear rest alone, made of units never silent so far."""
+        known = net.units.slopes(np.zeros(self.scores.frame.d))
+        if net.skip is None:
+            return known
+        return net.skip if len(self.traces) // 3 % 2 else known + net.skip
 
 
 def polished(net: Net, u: Floats, y: Floats, noise: Floats) -> Net:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -94,15 +94,26 @@ class Windows:
     cost: float
 
 
-def plan(trace: Trace, unknown: Bools, directions: Floats, *, most: int, condition: float = 60.0) -> Windows:
+def plan(
+    trace: Trace,
+    unknown: Bools,
+    directions: Floats,
+    *,
+    most: int,
+    condition: float = 60.0,
+    held: Collection[int] = (),
+    partly: bool = False,
+) -> Windows:
     """The cheapest windows that hold every unknown kink, `most` and one condition number at most in each.
 
-    `directions` (n, k): what is known best of each kink's fingerprint.
+    `directions` (n, k): what is known best of each kink's fingerprint. `held`: pieces whose Jacobian is at hand.
+    `partly`: only as many kinks, from the left, as make a Jacobian solve most of them.
     """
     n = len(unknown)
     _, room = trace.regions()
     typical = float(np.median(room))
     price = 1 + 0.12 * np.maximum(0, np.log2(typical / np.maximum(room, 1e-300)))
+    price[list(held)] = 0.0
     missing = np.flatnonzero(unknown)
     rank = np.concatenate([[0], np.cumsum(unknown)])  # unknown kinks left of piece r
 
@@ -126,7 +137,11 @@ def plan(trace: Trace, unknown: Bools, directions: Floats, *, most: int, conditi
         on[r], came[r], fresh[r] = best + price[r], source, new
         if not new and on[r] < off[r]:
             off[r] = on[r]
-    return Windows(_walk_back(unknown, on, off, came, fresh), float(off[n]))
+    last = n
+    if partly:
+        worth = rank / np.maximum(off, 1e-9)
+        last = int(np.flatnonzero(worth >= worth.max() * (1 - 1e-9))[-1])
+    return Windows(_walk_back(unknown[:last], on, off, came, fresh), float(off[last]))
 
 
 def _walk_back(unknown: Bools, on: Floats, off: Floats, came: Floats, fresh: Bools) -> list[tuple[int, int]]:
@@ -150,13 +165,13 @@ def _walk_back(unknown: Bools, on: Floats, off: Floats, came: Floats, fresh: Boo
 class Rows:
     """What windows gave: for kink `index` (m,) of the line, its row (m, d), so that slopes change by direction x row.
 
-    `error` (m,): relative error expected of each row.
+    `error` (m,): relative error expected of each row. `taken`: the Jacobians bought, by piece.
     """
 
     index: np.ndarray
     rows: Floats
     error: Floats
-    jacobians: list[Jacobian]
+    taken: dict[int, Jacobian]
 
 
 def solve_windows(
@@ -167,20 +182,22 @@ def solve_windows(
     directions: Floats,
     rng: Generator,
     slopes_of_known: Callable[[Floats], Floats] | None = None,
+    held: Mapping[int, Jacobian] | None = None,
 ) -> Rows:
-    """Take the Jacobians of a plan and solve each window for the rows of its unknown kinks.
+    """Take the Jacobians of a plan, but for those held, and solve each window for the rows of its unknown kinks.
 
     `slopes_of_known(u)`: the part (k, d) of the slopes at u that is known already.
     """
     middle, room = trace.regions()
-    line, taken = trace.line, dict[int, Jacobian]()
+    line, taken, held = trace.line, dict[int, Jacobian](), held or {}
     scale = np.sqrt(len(line.direction)) * float(np.sqrt((line.direction**2).mean()))
-    for r in sorted({r for pair in windows.ends for r in pair}):
+    for r in sorted({r for pair in windows.ends for r in pair} - set(held)):
         u = line.at(middle[[r]])[0]
         taken[r] = jacobian(scores, u, 0.4 * scale * room[r], rng, line.direction, trace.slopes[r])
     index, rows, errors = [], [], []
+    at_hand = taken | dict(held)
     for left, right in windows.ends:
-        a, b = taken[left], taken[right]
+        a, b = at_hand[left], at_hand[right]
         inside = np.arange(left, right)[unknown[left:right]]
         change = b.matrix - a.matrix
         if slopes_of_known is not None:
@@ -194,5 +211,5 @@ def solve_windows(
         rows.append(found)
         errors.append(noise / size if sound else np.full(len(inside), np.inf))
     if not index:
-        return Rows(np.zeros(0, np.int64), np.zeros((0, scores.frame.d)), np.zeros(0), list(taken.values()))
-    return Rows(np.concatenate(index), np.concatenate(rows), np.concatenate(errors), list(taken.values()))
+        return Rows(np.zeros(0, np.int64), np.zeros((0, scores.frame.d)), np.zeros(0), taken)
+    return Rows(np.concatenate(index), np.concatenate(rows), np.concatenate(errors), taken)

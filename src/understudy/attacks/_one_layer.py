@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from understudy.attacks._jacobians import Jacobian, Windows, plan, solve_windows
+from understudy.attacks._jacobians import Jacobian, Rows, Windows, plan, solve_windows
 from understudy.attacks._kinks import Line, Scan, Trace, match
-from understudy.attacks._lines import long_line, wall_lines, walled
+from understudy.attacks._lines import long_line
 from understudy.attacks._relu_net import Net, Units, assemble, misfit
 from understudy.attacks._scores import Scores
 from understudy.types import Bools, Floats
@@ -18,22 +17,19 @@ from understudy.types import Bools, Floats
 _SCALE = 1e-3  # a row whose slope along its own line differs so much from the measured jump is wrong
 _MOST = 40  # queries per kink at which a scan is given up, for the most kinks there may be
 _IDLE = 2  # rounds in a row that confirm nothing new, after which another line is scanned
-_PILOT = 0.5  # steps of the first look at slopes: a guess at a direction, nothing is solved from it
+_EARNED = 2.0  # fruitless rounds that a new line makes up for
 _TRIES = 3  # times that one line is solved at most
 _COMPLETE = 1e-5  # relative error on answers already bought that a complete network leaves at most
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to go on: lines at first and at most, and how many in a row without a new unit end it; kinks on one;
-    fruitless attempts that a new line makes up for.
-    """
+    """How long to go on: lines at first and at most, how many in a row without a new unit end it, and kinks on one."""
 
     first: int = 2
     lines: int = 8
     quiet: int = 0
     kinks: int = 2000
-    earned: float = 2.0
 
 
 class OneLayer:
@@ -45,8 +41,6 @@ class OneLayer:
         self.jacobians: list[Jacobian] = []
         self.units = Units.none(scores.k, scores.frame.d)
         self.net: Net | None = None
-        self._walls: Callable[[Generator], Line] | None = None
-        self._pilot: Floats | None = None
 
     def run(self, rng: Generator) -> Net | None:
         """Scan and solve until the network explains every answer bought, or the lines are used up; raises Spent."""
@@ -63,40 +57,22 @@ class OneLayer:
                 idle, quiet = (0, 0) if len(self.units) > before else (idle + 1, quiet)
             elif len(self.traces) < self._limits.lines and quiet < (self._limits.quiet or self._limits.lines):
                 self.scan(rng)
-                idle, quiet = max(0.0, idle - self._limits.earned), quiet + 1
+                idle, quiet = max(0.0, idle - _EARNED), quiet + 1
             else:
                 break
         return self.net
 
     def scan(self, rng: Generator) -> None:
         """Scan one more line."""
+        self.traces.append(self.scanned(self._line(rng)))
+
+    def scanned(self, line: Line) -> Trace:
+        """The kinks of a line."""
         most = _MOST * self._limits.kinks
-        scan = Scan(self.scores.ask, self.scores.noise_at, self._line(rng), check=self.scores.k == 1, most=most)
-        self.traces.append(scan.run())
+        return Scan(self.scores.ask, self.scores.noise_at, line, check=self.scores.k == 1, most=most).run()
 
     def _line(self, rng: Generator) -> Line:
-        if not walled(self.scores):
-            return long_line(self.scores, rng)
-        if self._walls is None:
-            self._walls = wall_lines(self.scores, self._slopes, rng)
-        return self._walls(rng)
-
-    def _slopes(self) -> Floats:
-        """(k, d) slopes in the middle of the space: as one Jacobian says there, or as the network does by now.
-
-        Every other time, the linear rest alone: its rows are those of units that have never been silent, and a line
-        along them is the one to cross their hyperplanes.
-        """
-        middle = np.zeros(self.scores.frame.d)
-        if self.net is not None:
-            skip, known = self.net.skip, self.net.units.slopes(middle)
-            if skip is None:
-                return known
-            return skip if len(self.traces) // 3 % 2 else known + skip
-        if self._pilot is None:
-            y = self.scores.ask(middle[None])
-            self._pilot = ((self.scores.ask(_PILOT * np.eye(len(middle))) - y) / _PILOT).T
-        return self._pilot
+        return long_line(self.scores, rng)
 
     def complete(self) -> bool:
         """Put the network together; whether it explains every answer bought so far."""
@@ -143,9 +119,14 @@ class OneLayer:
 
     def _solve(self, i: int, unknown: Bools, windows: Windows, rng: Generator) -> None:
         """Solve a line's windows and keep the units that are confirmed."""
-        trace, directions = self.traces[i], self._directions(i)
-        got = solve_windows(self.scores, trace, windows, unknown, directions, rng, self.units.slopes)
-        self.jacobians += got.jacobians
+        directions = self._directions(i)
+        got = solve_windows(self.scores, self.traces[i], windows, unknown, directions, rng, self.units.slopes)
+        self.jacobians += got.taken.values()
+        self._keep(i, directions, got)
+
+    def _keep(self, i: int, directions: Floats, got: Rows) -> None:
+        """Keep the units of a line that are confirmed by another, or alone and of the size that the line shows."""
+        trace = self.traces[i]
         at = trace.line.at(trace.kinks[got.index])
         units = Units(directions[got.index], got.rows, -(got.rows * at).sum(1))
         rate, size = got.rows @ trace.line.direction, trace.sizes[got.index]

@@ -10,7 +10,7 @@ from understudy.attacks._frame import Frame
 from understudy.attacks._jacobians import Jacobian
 from understudy.attacks._kinks import Line
 from understudy.targets.network import NetworkTarget
-from understudy.types import Floats
+from understudy.types import Bools, Floats
 
 _BINARY = 0.25  # an orientation found by least squares may be so far from 0 or 1
 _CLOSED = 1e-4  # a linear rest of so little, relative to the slopes, is none
@@ -41,6 +41,10 @@ class Units:
         return Units(
             *(np.concatenate([getattr(self, f), getattr(other, f)]) for f in ("directions", "rows", "offsets"))
         )
+
+    def on(self, u: Floats) -> Bools:
+        """(n, m) which units are active at points (n, d), as they are turned now."""
+        return np.asarray(u @ self.rows.T + self.offsets > 0)
 
     def slopes(self, u: Floats) -> Floats:
         """(k, d) slopes of all units together at one point (d,)."""
