@@ -20,10 +20,11 @@ from common import heading, one_thread, row
 
 from portfolio import CACHE, OUTSIDE, PORTFOLIO, THIEVES, World, behaviours, customer, diluted, queries
 
-SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("forest", 512)}
+SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("balanced-forest", 512)}
 ACCOUNTS, TESTED, STREAMS = 2000, 2000, 20
 DILUTIONS, SPLITS = (0, 1, 4, 9), (5, 20, 100)
 LEVEL = 0.01
+TOOL = "interactive"  # the segment that a thief would choose
 
 
 def exact(hits: int, n: int) -> tuple[float, float]:
@@ -108,6 +109,12 @@ def detection(name: str, seed: int) -> Any:
                 spent = None if s.alarmed_at is None else int(theirs[: s.alarmed_at].sum())
                 runs.append([s.alarmed_at, spent, s.scores[0][0]])
             cells[f"1:{k}" if k else "pure"] = runs
+        runs = []
+        for stream in range(STREAMS):
+            x = asked(world, life, np.random.default_rng([seed, 3, stream]))
+            s = stand(watch, world, f"{attack}-tool-{stream}", x[:life], TOOL)
+            runs.append([s.alarmed_at, s.alarmed_at, s.scores[0][0]])
+        cells["as a tool"] = runs
         for accounts in SPLITS:
             runs = []
             for stream in range(max(1, STREAMS // 5)):

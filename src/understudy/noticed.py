@@ -1,8 +1,9 @@
 """Would anybody have noticed? An audit's recorded queries, held against the detectors that watch the customers.
 
 Each attack is scored as a customer's account would be: as it was asked, and as somebody who knows of the monitor would
-ask: with benign rows in between, or dealt out over several accounts. Nothing is asked anew: attack queries come from
-the run's record, benign ones are the evaluation rows, whose answers are there already.
+ask: with benign rows in between, dealt out over several accounts, slowly, in random steps, or from an account that the
+owner has declared to be of a segment. Nothing is asked anew: attack queries come from the run's record, benign ones are
+the evaluation rows, whose answers are there already.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ from understudy.records import Detection, Noticed
 from understudy.stats import clopper_pearson
 from understudy.store import Store
 from understudy.types import Answers, Array, Floats
+from understudy.views import beyond
 from understudy.watch import Calibration, Queries, Watch
 
 
 class Way(NamedTuple):
-    """How an attacker asks: `benign` rows mixed in for each of the attack's, over so many accounts."""
+    """How an attacker asks: `benign` rows mixed in for each of the attack's, over so many accounts, a query `every` so
+    many seconds, its steps drawn anew or not, from accounts of a declared `segment`.
+    """
 
     name: str
     benign: int = 0
     accounts: int = 1
+    every: float = 1.0
+    random_steps: bool = False
+    segment: str | None = None
 
 
 WAYS = (
@@ -44,11 +51,20 @@ WAYS = (
     Way("split over 5 accounts", accounts=5),
     Way("split over 20 accounts", accounts=20),
     Way("split over 100 accounts", accounts=100),
+    Way("slowly, one query a day", every=86_400.0),
+    Way("in random steps", random_steps=True),
 )
 _LIMITS = (
-    "No score of this calibration reads a clock: asking slowly changes none of these figures.",
+    "No score of this calibration reads a clock: age is counted in queries, so asking slowly changes nothing.",
+    "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. The "
+    "answers are those on record, so nothing is asked anew; whether the attack would still succeed is not measured.",
     "The owner's margin is not on an audit's record: where answers show no scores, the score of margins placed no bet.",
-    "Not assessed: an attacker who changes the attack itself, such as its steps, to escape these detectors.",
+    "Not assessed: an attacker who tries these detectors out, or changes more of the attack than its steps.",
+)
+
+
+_NO_STEPS = (
+    "In random steps: does not apply, for no more of its queries are close to an own earlier one than of benign rows."
 )
 
 
@@ -94,7 +110,7 @@ class Watching:
             return Detection(assessed=False, reason="nothing was asked")
         calibration, benign = self.watch.calibration, self._benign(tier)
         rng = np.random.default_rng([seed, len(lives)])
-        ways = [self._way(way, lives, benign, rng) for way in WAYS]
+        ways = [self._way(way, lives, benign, rng) for way in ways_of(calibration)]
         return Detection(
             assessed=True,
             reason=f"{len(lives)} repetition(s), each up to the owner's threshold or its end",
@@ -103,8 +119,8 @@ class Watching:
             calibrated=dt.datetime.fromtimestamp(calibration.made, dt.UTC).date().isoformat(),
             horizon=calibration.horizon,
             detectors=list(calibration.scorer.names),
-            ways=ways,
-            limits=list(_LIMITS),
+            ways=[way for way in ways if way is not None],
+            limits=[*_LIMITS, *([_NO_STEPS] if None in ways else [])],
         )
 
     def _benign(self, tier: Tier) -> tuple[Floats, Answers]:
@@ -114,7 +130,13 @@ class Watching:
 
     def _way(
         self, way: Way, lives: Sequence[tuple[Floats, Answers]], benign: tuple[Floats, Answers], rng: Generator
-    ) -> Noticed:
+    ) -> Noticed | None:
+        """All repetitions asked this way; None where none of them can be."""
+        if way.random_steps:
+            drawn = [(random_steps(x, benign[0], self._decimals(), rng), y) for x, y in self._cut(lives)]
+            lives = [(x, y) for x, y in drawn if x is not None]
+            if not lives:
+                return None
         asked = [self._asked(way, f"{way.name} {i}", *life, *benign, rng) for i, life in enumerate(lives)]
         delays = [a.alarmed for a in asked if a.alarmed is not None]
         shares = [a.alarmed / len(x) for a, (x, _) in zip(asked, lives, strict=True) if a.alarmed is not None]
@@ -141,17 +163,32 @@ class Watching:
             inputs, answers = x[mine], y.take(mine)
             if way.benign:
                 inputs, answers = np.concatenate([inputs, rows]), Answers.concat([answers, theirs])
-            at = self._alarm(f"{name}/{j}", inputs, answers, order)
+            at = self._alarm(way, f"{name}/{j}", inputs, answers, order)
             if at is not None:
                 alarms.append(mine[attack[:at].sum() - 1] + 1 if attack[:at].any() else 0)
         return _Asked(min(alarms, default=None), len(x) * (1 + way.benign))
 
-    def _alarm(self, name: str, inputs: Floats, answers: Answers, order: Array) -> int | None:
+    def _alarm(self, way: Way, name: str, inputs: Floats, answers: Answers, order: Array) -> int | None:
         """After how many queries one account is alarmed, within the calibrated horizon."""
         assert self.watch is not None
         order = order[: self.watch.calibration.horizon]
-        queries = Queries(name, name, np.arange(len(order), dtype=np.float64), inputs[order], answers.take(order))
-        return self.watch.advance(self.watch.fresh(name, name), queries).alarmed_at
+        queries = Queries(name, name, way.every * np.arange(len(order)), inputs[order], answers.take(order))
+        return self.watch.advance(self.watch.fresh(name, name, way.segment), queries).alarmed_at
+
+    def _cut(self, lives: Sequence[tuple[Floats, Answers]]) -> list[tuple[Floats, Answers]]:
+        """What of each life the horizon lets count."""
+        assert self.watch is not None
+        most = slice(0, self.watch.calibration.horizon)
+        return [(x[most], y.take(slice(0, len(x[most])))) for x, y in lives]
+
+    def _decimals(self) -> Array:
+        assert self.watch is not None
+        return self.watch.calibration.scorer.scale.decimals
+
+
+def ways_of(calibration: Calibration) -> list[Way]:
+    """`WAYS`, and one for each segment that is ranked by itself: a thief would like to be taken for its customer."""
+    return [*WAYS, *(Way(f"from an account declared {s!r}", segment=s) for s in calibration.segments)]
 
 
 def _calibration(manifest: Manifest, folder: Path) -> Calibration | str:
@@ -197,3 +234,37 @@ def _mixed(n: int, benign: int, rows: int, rng: Generator) -> tuple[Array, Array
     blocks = np.concatenate([np.arange(n)[:, None], n + drawn.reshape(n, benign)], axis=1)
     order = np.take_along_axis(blocks, rng.permuted(np.tile(np.arange(1 + benign), (n, 1)), axis=1), axis=1).ravel()
     return order, order < n
+
+
+def random_steps(x: Floats, benign: Floats, decimals: Array, rng: Generator) -> Floats | None:
+    """`x` (n, d) with every step drawn anew, each field's 0.5 to 1.5 times as long; columns that keep to their `decimals`
+    go on doing so.
+
+    A step is a query closer to an own earlier one than nine in ten of `benign` rows are to one before them. None where
+    `x` has no more than twice as many of these: such an attack makes no steps.
+    """
+    spread = benign.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    nearest, apart = _nearest(x / spread)
+    close = apart < np.quantile(_nearest(benign[: len(x)] / spread)[1], 0.1)
+    if close.mean() <= 0.2:
+        return None
+    made, low, high = x.copy(), x.min(0), x.max(0)
+    unit, on_grid = 10.0 ** np.maximum(decimals, 0), (decimals >= 0) & ~beyond(x, np.maximum(decimals, 0)).any(0)
+    for i in np.flatnonzero(close & (apart > 0)):  # in order: a step starts where the one before it ended
+        start, step = made[nearest[i]], x[i] - x[nearest[i]]
+        drawn = np.clip(start + rng.uniform(0.5, 1.5, len(step)) * step, low, high)
+        rounded = np.where(on_grid, np.round(drawn * unit) / unit, drawn)
+        made[i] = np.where((rounded == start) & (step != 0), x[i], rounded)
+    return made
+
+
+def _nearest(z: Floats) -> tuple[Array, Floats]:
+    """Of each row (n, d), the nearest one before it and how far that is; inf for the first."""
+    squares = np.einsum("ij,ij->i", z, z)
+    apart = squares[None] - 2 * z @ z.T  # less what is the same along a row
+    apart[np.triu_indices(len(z))] = np.inf
+    nearest = apart.argmin(1)
+    found: Floats = np.linalg.norm(z - z[nearest], axis=1)
+    found[:1] = np.inf
+    return nearest, found

@@ -16,7 +16,7 @@ from understudy.types import Floats
 
 FIRST_AGE = 16
 QUANTILE = 0.9
-LEAST_SCALE = 0.25
+LEAST_SCALE = (0.25, 1.0)  # nats, in the first age and later: one chance event must not be a record for long
 
 
 def ages(last: int) -> list[int]:
@@ -45,7 +45,8 @@ class Normaliser:
             high[:, k] = np.quantile(old, QUANTILE, axis=0)
             above = np.maximum(old - high[:, k], 0)
             excess[:, k] = above.sum(0) / np.maximum((above > 0).sum(0), 1)
-        return cls(high, np.maximum(excess, LEAST_SCALE))
+        early, later = LEAST_SCALE
+        return cls(high, np.maximum(excess, np.where(np.arange(peaks.shape[2]) == 0, early, later)))
 
     def each(self, peak: Floats, age: int) -> Floats:
         """(s,) normalised peaks of an account of this age."""
