@@ -56,8 +56,8 @@ WAYS = (
 )
 _LIMITS = (
     "No score of this calibration reads a clock: age is counted in queries, so asking slowly changes nothing.",
-    "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. The "
-    "answers are those on record, so nothing is asked anew; whether the attack would still succeed is not measured.",
+    "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. "
+    "The answers are those on record, so nothing is asked anew; whether the attack still succeeds is not measured.",
     "The owner's margin is not on an audit's record: where answers show no scores, the score of margins placed no bet.",
     "Not assessed: an attacker who tries these detectors out, or changes more of the attack than its steps.",
 )
@@ -237,8 +237,8 @@ def _mixed(n: int, benign: int, rows: int, rng: Generator) -> tuple[Array, Array
 
 
 def random_steps(x: Floats, benign: Floats, decimals: Array, rng: Generator) -> Floats | None:
-    """`x` (n, d) with every step drawn anew, each field's 0.5 to 1.5 times as long; columns that keep to their `decimals`
-    go on doing so.
+    """`x` (n, d) with every step drawn anew, each field's 0.5 to 1.5 times as long; columns on the grid of their
+    `decimals` stay on it.
 
     A step is a query closer to an own earlier one than nine in ten of `benign` rows are to one before them. None where
     `x` has no more than twice as many of these: such an attack makes no steps.
