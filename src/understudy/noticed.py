@@ -26,7 +26,7 @@ from understudy.records import Detection, Noticed
 from understudy.stats import clopper_pearson
 from understudy.store import Store
 from understudy.types import Answers, Array, Floats
-from understudy.views import beyond
+from understudy.views import Scale, beyond
 from understudy.watch import Calibration, Queries, Watch
 
 
@@ -137,7 +137,7 @@ class Watching:
             lives = [(x, y) for x, y in drawn if x is not None]
             if not lives:
                 return None
-        asked = [self._asked(way, f"{way.name} {i}", *life, *benign, rng) for i, life in enumerate(lives)]
+        asked = [self._asked(way, f"repetition {i}", *life, *benign, rng) for i, life in enumerate(lives)]
         delays = [a.alarmed for a in asked if a.alarmed is not None]
         shares = [a.alarmed / len(x) for a, (x, _) in zip(asked, lives, strict=True) if a.alarmed is not None]
         low, high = clopper_pearson(len(delays), len(asked))
@@ -172,7 +172,9 @@ class Watching:
         """After how many queries one account is alarmed, within the calibrated horizon."""
         assert self.watch is not None
         order = order[: self.watch.calibration.horizon]
-        queries = Queries(name, name, way.every * np.arange(len(order)), inputs[order], answers.take(order))
+        queries = Queries(
+            name, name, way.every * np.arange(len(order), dtype=np.float64), inputs[order], answers.take(order)
+        )
         return self.watch.advance(self.watch.fresh(name, name, way.segment), queries).alarmed_at
 
     def _cut(self, lives: Sequence[tuple[Floats, Answers]]) -> list[tuple[Floats, Answers]]:
@@ -181,9 +183,11 @@ class Watching:
         most = slice(0, self.watch.calibration.horizon)
         return [(x[most], y.take(slice(0, len(x[most])))) for x, y in lives]
 
-    def _decimals(self) -> Array:
+    def _decimals(self) -> Array | None:
+        """The grid of the columns, where the form of input is a table's."""
         assert self.watch is not None
-        return self.watch.calibration.scorer.scale.decimals
+        form = self.watch.calibration.scorer.form
+        return form.decimals if isinstance(form, Scale) else None
 
 
 def ways_of(calibration: Calibration) -> list[Way]:
@@ -236,13 +240,15 @@ def _mixed(n: int, benign: int, rows: int, rng: Generator) -> tuple[Array, Array
     return order, order < n
 
 
-def random_steps(x: Floats, benign: Floats, decimals: Array, rng: Generator) -> Floats | None:
+def random_steps(x: Floats, benign: Floats, decimals: Array | None, rng: Generator) -> Floats | None:
     """`x` (n, d) with every step drawn anew, each field's 0.5 to 1.5 times as long; columns on the grid of their
     `decimals` stay on it.
 
     A step is a query closer to an own earlier one than nine in ten of `benign` rows are to one before them. None where
-    `x` has no more than twice as many of these: such an attack makes no steps.
+    `x` has no more than twice as many of these: such an attack makes no steps. Nor do texts.
     """
+    if x.ndim != 2 or x.dtype.kind not in "fiu":
+        return None
     spread = benign.std(0)
     spread = np.where(spread > 0, spread, 1.0)
     nearest, apart = _nearest(x / spread)
@@ -250,7 +256,8 @@ def random_steps(x: Floats, benign: Floats, decimals: Array, rng: Generator) -> 
     if close.mean() <= 0.2:
         return None
     made, low, high = x.copy(), x.min(0), x.max(0)
-    unit, on_grid = 10.0 ** np.maximum(decimals, 0), (decimals >= 0) & ~beyond(x, np.maximum(decimals, 0)).any(0)
+    places = np.full(x.shape[1], -1) if decimals is None else decimals
+    unit, on_grid = 10.0 ** np.maximum(places, 0), (places >= 0) & ~beyond(x, np.maximum(places, 0)).any(0)
     for i in np.flatnonzero(close & (apart > 0)):  # in order: a step starts where the one before it ended
         start, step = made[nearest[i]], x[i] - x[nearest[i]]
         drawn = np.clip(start + rng.uniform(0.5, 1.5, len(step)) * step, low, high)
