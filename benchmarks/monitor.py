@@ -25,6 +25,7 @@ ACCOUNTS, TESTED, STREAMS = 2000, 2000, 20
 DILUTIONS, SPLITS = (0, 1, 4, 9), (5, 20, 100)
 LEVEL = 0.01
 TOOL = "interactive"  # the segment that a thief would choose
+SIZES = (50, 200, 800, 3200)  # of the query sets that the leak meter is held against
 
 
 def exact(hits: int, n: int) -> tuple[float, float]:
@@ -176,7 +177,7 @@ def thieves(world: World, x: Any, held: Any, truth: Any, soft: bool = True) -> d
 
 
 def leak(name: str, seed: int, kind: str | None = None) -> Any:
-    """The meter beside thieves trained on the same queries: twelve attacks and seven kinds of customer, three sizes."""
+    """The meter beside thieves trained on the same queries: twelve attacks and seven kinds of customer, four sizes."""
     from understudy.leak import LeakMeter
 
     world, rng = World(name, kind or SETS[name][0]), np.random.default_rng([seed, 6])
@@ -186,21 +187,23 @@ def leak(name: str, seed: int, kind: str | None = None) -> Any:
     makers: dict[str, Any] = {attack: THIEVES[attack][0] for attack in THIEVES}
     for behaviour in ("iid", "mix", "one-cluster", "corrections", "what-if", "drift", "unseen-clusters"):
         makers[f"customer: {behaviour}"] = lambda w, n, r, b=behaviour: customer(w, "test", b, n, r)
-    raw, real, families = [], [], []
+    raw, real, families, sizes = [], [], [], []
     for family, asked in makers.items():
-        x = asked(world, 800, rng)
-        for size in (50, 200, 800):
+        x = asked(world, SIZES[-1], rng)
+        for size in SIZES:
             part, sketch = x[:size], meter.sketch()
             sketch.add(part, world.answers(part))
             raw.append(meter.raw(sketch))
             real.append(thieves(world, part, held, truth))
             families.append(family)
-    told = meter.calibrated(raw, real, families)
+            sizes.append(size)
+    told = meter.calibrated(raw, real, sizes, families)
     return {
         "kind": world.kind,
         "raw": raw,
         "real": real,
         "families": families,
+        "sizes": sizes,
         "errors": {b: t.error for b, t in told.truths.items()},
     }
 

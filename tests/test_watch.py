@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from understudy.errors import InputError, RecordError, UsageError
-from understudy.leak import LeakMeter, LeakSketch
+from understudy.leak import LeakMeter
 from understudy.types import Answers, Floats, Signal
 from understudy.views import Scale
 from understudy.watch import Calibration, Queries, State, Watch, calibrate
@@ -53,7 +53,7 @@ def benign(i: int, n: int = LIFE) -> Floats:
 @cache
 def calibration(level: float = 0.02, with_leak: bool = True) -> Calibration:
     rng = np.random.default_rng(5)
-    leak = LeakMeter.fit(OWNED, answer(OWNED), rng, features=64, trees=4) if with_leak else None
+    leak = LeakMeter.fit(OWNED, answer(OWNED), rng, features=64) if with_leak else None
     accounts = [[account(f"b{i}", benign(i), "batch" if i % 4 == 0 else None)] for i in range(150)]
     return calibrate(OWNED, answer(OWNED), accounts, rng, level=level, horizon=LIFE, made=1e9, model="v1", leak=leak)
 
@@ -339,79 +339,6 @@ def test_bets_are_fair_and_coins_are_uniform_and_keyed() -> None:
 def test_spans_cut_queries_at_the_epochs() -> None:
     assert spans(10, 60, 64, 2) == [(0, slice(0, 4)), (1, slice(4, 10))]
     assert spans(10, 200, 64, 2) == []
-
-
-# the leak meter
-
-
-def test_the_meter_rises_with_what_was_received_and_merges_exactly() -> None:
-    meter = calibration().leak
-    assert meter is not None
-    few, many, whole = meter.sketch(), meter.sketch(), meter.sketch()
-    x = DIGITS[700:1500]
-    few.add(x[:30], answer(x[:30]))
-    for part in np.array_split(np.arange(30, 800), 9):
-        many.add(x[part], answer(x[part]))
-    whole.add(x, answer(x))
-    merged = few.merge(many)
-    low, high = meter.raw(few), meter.raw(whole)
-    assert low["label"] < high["label"]
-    assert high["probability"] > 0.9
-    assert meter.raw(merged) == pytest.approx(high, abs=0.02)
-    for name, (gram, cross) in merged.sums().items():
-        for mine, theirs in zip((gram, cross), whole.sums()[name], strict=True):
-            assert np.allclose(mine, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
-    assert few.n == 30
-
-
-def test_equations_solved_from_far_queries_are_seen() -> None:
-    """Probabilities of 1e-30 are equations as good as any; the meter takes them as they are."""
-    from understudy.testing import linear
-
-    steep, rng = linear(features=8), np.random.default_rng(1)
-    x = rng.uniform(-1, 1, (400, 8))
-    meter = LeakMeter.fit(x, steep.query(x), rng)
-    sketch = meter.sketch()
-    far = 8 * rng.standard_normal((60, 8))
-    logits = far @ steep.weights.T + steep.bias
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    sketch.add(far, Answers({Signal.PROBABILITIES: p / p.sum(1, keepdims=True)}, 3))
-    assert meter.raw(sketch)["probability"] > 0.97
-
-
-def test_a_sketch_survives_a_file_and_small_accounts_keep_rows() -> None:
-    meter = calibration().leak
-    assert meter is not None
-    small = meter.sketch()
-    small.add(DIGITS[:20], answer(DIGITS[:20]))
-    assert len(small.to_bytes()) < 9000
-    again = LeakSketch.from_bytes(small.to_bytes(), meter)
-    small.add(DIGITS[20:90], answer(DIGITS[20:90]))
-    again.add(DIGITS[20:90], answer(DIGITS[20:90]))
-    assert meter.raw(small) == meter.raw(again)
-
-
-def test_labels_alone_give_one_bracket_and_the_wording_names_its_interval() -> None:
-    meter = calibration().leak
-    assert meter is not None
-    sketch = meter.sketch()
-    x = DIGITS[700:1000]
-    sketch.add(x, Answers({Signal.LABEL: answer(x).labels()}, 10))
-    leak = meter.read(sketch)
-    assert leak.probability is None
-    assert (leak.label.low, leak.label.high, leak.label.n) == (0.0, 1.0, 300)  # not held against substitutes yet
-    assert f"could have learned an estimated {leak.label.value:.2f} of the model" in str(leak)
-
-
-def test_calibrated_readings_are_those_of_the_substitutes() -> None:
-    meter = calibration().leak
-    assert meter is not None
-    readings = [{"label": 0.1 * i} for i in range(10)]
-    real = [{"label": 0.05 * i} for i in range(10)]
-    told = meter.calibrated(readings, real, ["a", "b"] * 5)
-    assert told.truths["label"].read(0.4) == pytest.approx(0.2)
-    assert 0 < told.truths["label"].error < 0.1
-    assert "probability" not in told.truths
 
 
 def test_a_scale_knows_grids_heavy_tails_and_ranges() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,8 +19,8 @@ from understudy.views.tabular import made_up
 from understudy.watch import Calibration, Queries, calibrate
 from understudy.watch.learning import refuse
 
-SIZES = (50, 200, 800)  # queries of the substitutes that the leak meter is held against
-LEARNERS = ("logistic", "boosting")
+SIZES = (50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
+LEARNERS = ("logistic", "boosting", "mlp")
 _MOST = 5000  # benign accounts that are read; more make no better ranks, only a longer wait
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
 
@@ -48,13 +48,14 @@ def learn(
     horizon: int | None = None,
     epochs: int = 1,
     leak: bool = True,
+    ask: Callable[[Floats], Answers] | None = None,
 ) -> Learnt:
     """Calibrate on the accounts of a log, account by account in time order.
 
     `reference` (n, ...) and `answers`: the owner's rows or texts, and what the model says of them. `excluded`:
     principals or parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever
-    looks extreme breaks the bound. Accounts of the owner's audits are left out. Raises UsageError where too little is
-    left.
+    looks extreme breaks the bound. Accounts of the owner's audits are left out. `ask`: the model, for made-up rows
+    (n, d), on which substitutes are trained too. Raises UsageError where too little is left.
     """
     notes = list[str]()
     accounts, left_out, blind = _accounts(queries, excluded)
@@ -69,7 +70,7 @@ def learn(
         notes.append("texts: there is no leak meter for them, so what accounts could have learned is not measured")
     elif leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
         meter = LeakMeter.fit(reference, answers, rng)
-        meter = hold(meter, families(reference, answers, accounts, meter, rng), rng)
+        meter = hold(meter, families(reference, answers, accounts, rng, ask), rng)
         notes += [
             f"leak meter, {bracket} bracket: error {truth.error:.3f} against trained substitutes of other families"
             for bracket, truth in meter.truths.items()
@@ -129,11 +130,15 @@ Family = tuple[Floats, Answers]
 
 
 def families(
-    reference: Floats, answers: Answers, accounts: Sequence[Sequence[Queries]], meter: LeakMeter, rng: Generator
+    reference: Floats,
+    answers: Answers,
+    accounts: Sequence[Sequence[Queries]],
+    rng: Generator,
+    ask: Callable[[Floats], Answers] | None = None,
 ) -> dict[str, Family]:
     """Query sets to train substitutes on, by kind: the owner's rows, what the longest accounts asked, made-up rows.
 
-    Made-up rows are answered by the label of the nearest of the owner's rows: the model itself is not asked.
+    Thieves without the model's data ask far away from it, and much: rows are made up for the model to `ask`.
     """
     x = np.asarray(reference, np.float64).reshape(len(reference), -1)
     found: dict[str, Family] = {"owner's rows": (x, answers)}
@@ -142,32 +147,39 @@ def families(
         whole = Queries.concat(account)
         if whole.inputs is not None and any(s in whole.answers for s in _CLASSES):
             found[f"account {i}"] = (np.asarray(whole.inputs, np.float64).reshape(len(whole), -1), whole.answers)
-    scale = Scale.fit(x)
-    own = scale.own(x)
-    names = ("shuffled", "partly shuffled", "uniform", "between")
-    for name, rows in zip(names, made_up(own, scale, rng), strict=True):
-        rows = rows[: max(SIZES)]
-        z, known = scale.z(rows), scale.z(own)
-        near = ((z**2).sum(1)[:, None] - 2 * z @ known.T + (known**2).sum(1)).argmin(1)
-        found[name] = (rows * scale.spread + scale.centre, answers.take(near))
+    if ask is not None:
+        found |= {name: (rows, ask(rows)) for name, rows in far(x, rng).items()}
     return found
+
+
+def far(x: Floats, rng: Generator) -> dict[str, Floats]:
+    """Made-up rows by kind, within the ranges of the owner's rows `x` (n, d).
+
+    Those of `made_up`, and *exchanged*: rows whose columns stand in for each other, as those of another table would.
+    """
+    scale, many = Scale.fit(x), max(SIZES)
+    own = scale.own(x)
+    rows = own[rng.integers(len(own), size=2 * many)]
+    kinds = dict(zip(("shuffled", "partly shuffled", "uniform", "between"), made_up(rows, scale, rng), strict=True))
+    for name in ("partly shuffled", "between"):
+        kinds[name] = kinds[name][: SIZES[-2]]  # near the owner's rows much teaches no more than they do
+    kinds["exchanged"] = rows[:many, rng.permutation(own.shape[1])]
+    return {name: np.clip(rows * scale.spread + scale.centre, scale.low, scale.high) for name, rows in kinds.items()}
 
 
 def hold(meter: LeakMeter, asked: Mapping[str, Family], rng: Generator) -> LeakMeter:
     """The meter held against substitutes really trained on `asked`, in several sizes."""
-    readings, real, kinds = [], [], []
+    readings, real, sizes, kinds = [], [], [], []
     for name, (x, answers) in asked.items():
         order = rng.permutation(len(x))
-        for size in SIZES:
-            rows = order[:size]
-            if size > len(x):
-                continue
-            sketch = meter.sketch()
+        for size in (s for s in SIZES if s <= len(x)):
+            rows, sketch = order[:size], meter.sketch()
             sketch.add(x[rows], answers.take(rows))
             readings.append(meter.raw(sketch))
             real.append(substitutes(meter, x[rows], answers.take(rows), rng))
+            sizes.append(size)
             kinds.append(name)
-    return meter.calibrated(readings, real, kinds)
+    return meter.calibrated(readings, real, sizes, kinds)
 
 
 def substitutes(meter: LeakMeter, x: Floats, answers: Answers, rng: Generator) -> dict[str, float]:

@@ -41,8 +41,8 @@ def calibrate(
 ) -> None:
     """Learn from LOGS what benign accounts do, and write the calibration that monitor and guard hold others against.
 
-    The manifest's evaluation rows are asked once under the owner's credential. Exit codes: 0 written, 2 usage or
-    configuration error, 3 written, but too few accounts for an alarm at this level.
+    The model is asked under the owner's credential: about the manifest's evaluation rows, and made-up rows. Exit codes:
+    0 written, 2 usage or configuration error, 3 written, but too few accounts for an alarm at this level.
     """
     from understudy import calibrating
     from understudy.endpoint import authorise, open_endpoint
@@ -65,6 +65,7 @@ def calibrate(
         horizon=None if longest else horizon or part.horizon,
         epochs=epochs,
         leak=not no_leak,
+        ask=lambda x: endpoint.owned(x.reshape(len(x), *endpoint.evaluation.shape[1:])),
     )
     path = out or manifest.resolve().parent / part.calibration
     partial = path.with_name(path.name + ".partial")

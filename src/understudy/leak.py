@@ -1,34 +1,46 @@
 """The leak meter: how much of the model could a party have learned from what it received?
 
-Sums over (features of an input, what was released for it) are kept per account; sums of accounts add, so a party is
-judged exactly, without its logs. Read out, they are the substitute that ridge regression makes of those answers, and
-its agreement with the model on the owner's hold-out is the meter. It measures exposure, not intent: an honest heavy
-user of a small model has learned it too. Three sums: random ReLU features and the leaves of the owner's own trees
-(labels suffice), and log-odds on the columns themselves (only where probabilities were released; for a linear model
-that *is* equation solving).
+What an account received is kept as sums over (features of an input, what was released for it) and as a bounded sample
+with as many rows of each class. Both add, so a party is judged exactly, without its logs. Read out, they are copies of
+the model, and the largest agreement of one with the model on the owner's hold-out is the meter. It measures exposure,
+not intent: an honest heavy user of a small model has learned it too.
+
+From labels: a logistic model and a forest trained on the sample (exactly what a thief would do, while all rows fit in),
+and from the sums, which hold every query, the linear discriminant of random ReLU features. From probabilities also
+log-odds on the columns themselves: for a linear model that *is* equation solving.
+
+Classes are balanced in the sample because far from the model's data nearly all answers are of one class: whoever
+asks there is short of the others (case-control sampling; Prentice and Pyke, Biometrika 66, 1979). A ridge regression to
+labels ignores rare classes; the discriminant, made of the same sums, does not (Hastie, Tibshirani and Buja, Flexible
+Discriminant Analysis by Optimal Scoring, JASA 89, 1994).
 
 Kesarwani, Mukhoty, Arya and Mehta (ACSAC 2018) ask the question for trees; sums that merge are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.random import Generator
+from threadpoolctl import threadpool_limits
 
+from understudy.balanced import Balanced, new_key
 from understudy.errors import UsageError
-from understudy.forest import flatten, leaves
 from understudy.store import frame, unframe
 from understudy.types import Answers, Array, Estimate, Floats, Signal
 from understudy.views import Floats32, Scale, labels
 
 KEPT = 50  # queries that are kept as they are before they are summed
-_RIDGES = {"relu": (1e-3, 1e-2, 1e-1), "leaves": (1e-3, 1e-2, 1e-1), "columns": (1e-9, 1e-6, 1e-3, 1e-1)}
+SAMPLE = 512  # rows of the balanced sample
+_RIDGES = {"relu": (1e-3, 1e-2, 1e-1), "columns": (1e-9, 1e-6, 1e-3, 1e-1)}
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
 _NONE = 1e-9  # what a probability of 0 is taken at before its log: rounding made it, or the floating point
+_TREES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +68,46 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Truth:
-    """What meter readings turned out to be worth: an isotonic map, and its error on families it was not fitted to."""
+    """What meter readings turned out to be worth: how far trained copies of so many queries (`sizes`) lie above it, the
+    `lift`, and the `error` that is left on families that it was not learned from.
+    """
 
-    meter: Floats
-    real: Floats
+    sizes: Floats
+    lift: Floats
     error: float
 
-    def read(self, value: float) -> float:
-        return float(np.interp(value, self.meter, self.real))
+    @classmethod
+    def learn(cls, short: Floats, n: Floats, family: Array) -> Self:
+        """Of `short` (sets,), what the meter fell short by; the lift never falls with the number of queries `n`."""
+        wrong = np.zeros(len(short))
+        for name in set(family):
+            out = family == name
+            wrong[out] = cls(*_lift(short[~out], n[~out]), 0.0).above(n[out]) - short[out]
+        return cls(*_lift(short, n), float(np.sqrt((wrong**2).mean())))
+
+    def above(self, n: Floats) -> Floats:
+        """(sets,) the lift at `n` queries."""
+        return np.interp(np.log(n), np.log(self.sizes), self.lift)
+
+    def read(self, value: float, n: int) -> Estimate:
+        """With a 90 % interval; beyond the sizes that were tried nothing bounds it from above."""
+        real = float(np.clip(value + self.above(np.array(max(n, 1))), 0, 1))
+        high = min(1.0, real + 1.645 * self.error) if n <= self.sizes[-1] else 1.0
+        return Estimate(real, max(0.0, real - 1.645 * self.error), high, n)
+
+
+def _lift(short: Floats, n: Floats) -> tuple[Floats, Floats]:
+    from sklearn.isotonic import IsotonicRegression
+
+    sizes = np.unique(n)
+    return sizes, IsotonicRegression().fit(n, short).predict(sizes)
 
 
 @dataclass(frozen=True, eq=False)
 class LeakMeter:
-    """Feature maps and the hold-out of one model, fixed once, and what readings are worth.
+    """Random features, the sample's key and the hold-out of one model, fixed once, and what readings are worth.
 
-    `features`: random ReLU features; `trees` of `tree_leaves` leaves each. `truths`: per bracket ("label",
-    "probability"), once `calibrated`.
+    `truths`: per bracket ("label", "probability"), once `calibrated`.
     """
 
     scale: Scale
@@ -88,81 +124,64 @@ class LeakMeter:
         *,
         held_out: tuple[Floats, Answers] | None = None,
         features: int | None = None,
-        trees: int = 15,
-        tree_leaves: int = 16,
     ) -> Self:
         """Maps from the owner's rows (n, d) and the model's answers to them. A fifth of the rows is held out, at most
-        5,000, unless `held_out` are given. Raises UsageError where no class is answered.
+        5,000, unless `held_out` are given. `features`: random ReLU features, 256 for up to ten classes, else 512.
+        Raises UsageError where no class is answered.
         """
-        from sklearn.ensemble import RandomForestClassifier
-
         if not any(s in answers for s in _CLASSES) or answers.outputs < 2:
             raise UsageError("the leak meter needs answers that hold a class")
         if held_out is None:
             order = rng.permutation(len(reference))
             cut = min(max(len(order) // 5, 1), 5000)
             held_out = (reference[order[:cut]], answers.take(order[:cut]))
-            reference, answers = reference[order[cut:]], answers.take(order[cut:])
+            reference = reference[order[cut:]]
         scale = Scale.fit(reference)
-        own = scale.own(np.asarray(reference, np.float64).reshape(len(reference), -1))
         size = features or (256 if answers.outputs <= 10 else 512)
-        d = own.shape[1]
-        forest = RandomForestClassifier(
-            trees, max_leaf_nodes=tree_leaves, random_state=int(rng.integers(2**31 - 1))
-        ).fit(own, labels(answers))
-        maps: dict[str, Array] = {
+        d = int(np.prod(np.shape(reference)[1:]))
+        rows, told = held_out
+        arrays: dict[str, Array] = {
             "weights": (rng.standard_normal((d, size)) / np.sqrt(d)).astype(np.float32),
             "bias": rng.uniform(-1, 1, size).astype(np.float32),
+            "key": new_key(d, rng),
+            "held/inputs": scale.own(np.asarray(rows, np.float64).reshape(len(rows), -1)),
+            "held/labels": labels(told),
         }
-        flat = flatten(forest.estimators_, lambda tree: np.zeros(tree.node_count))
-        leaf = flat["child"][:, 0] == np.arange(len(flat["child"]))
-        flat["value"] = (np.cumsum(leaf) - 1).astype(np.float32)  # the column of each leaf
-        maps |= {f"forest/{name}": a for name, a in flat.items()}
-        rows, told = held_out
-        maps["held/inputs"] = scale.own(np.asarray(rows, np.float64).reshape(len(rows), -1))
-        maps["held/labels"] = labels(told)
-        return cls(scale, answers.outputs, maps)
+        return cls(scale, answers.outputs, arrays)
 
     @property
     def held(self) -> tuple[Floats, Array]:
         """The hold-out: inputs (n, d) as asked, up to float32, and the model's classes."""
         return self.arrays["held/inputs"] * self.scale.spread + self.scale.centre, self.arrays["held/labels"]
 
+    @property
+    def most(self) -> int:
+        """Rows of each class that a sample holds."""
+        return max(2, SAMPLE // self.outputs)
+
     def sketch(self) -> LeakSketch:
         """An empty sketch of this meter."""
         return LeakSketch(self)
 
-    def maps(self, own: Floats32, soft: bool) -> dict[str, Floats32]:
-        """Features by name, (n, size) each, of inputs in own units."""
-        z = np.concatenate([np.ones((len(own), 1), np.float32), self._relu(own)], 1)
-        found = {"relu": z, "leaves": self._leaves(own)}
-        if soft:
-            found["columns"] = np.concatenate([np.ones((len(own), 1), np.float32), own], 1)
-        return found
+    def relu(self, own: Floats32) -> Floats32:
+        """(n, 1 + features) of inputs in own units."""
+        found = np.maximum(self.scale.z(own) @ self.arrays["weights"] + self.arrays["bias"], 0)
+        return _with_one(found)
 
-    def _relu(self, own: Floats32) -> Floats32:
-        found: Floats32 = np.maximum(self.scale.z(own) @ self.arrays["weights"] + self.arrays["bias"], 0)
-        return found
-
-    def _leaves(self, own: Floats32) -> Floats32:
-        forest = {name: self.arrays[f"forest/{name}"] for name in ("feature", "threshold", "child", "roots", "depth")}
-        column = self.arrays["forest/value"].astype(np.int64)
-        found = np.zeros((len(own), int(column[-1]) + 1), np.float32)
-        found[np.arange(len(own))[:, None], column[leaves(forest, own)]] = 1
-        return found
+    @cached_property
+    def _held_relu(self) -> Floats32:
+        return self.relu(self.arrays["held/inputs"])
 
     def raw(self, sketch: LeakSketch) -> dict[str, float]:
-        """The meter before calibration, per bracket: agreement of the ridge copy on the hold-out."""
+        """The meter before calibration, per bracket: the best copy's agreement on the hold-out."""
         held, truth = self.arrays["held/inputs"], self.arrays["held/labels"]
-        maps, found = self.maps(held, sketch.soft), {}
-        for name, (gram, cross) in sketch.sums().items():
-            level, best = np.trace(gram) / len(gram), 0.0
-            for ridge in _RIDGES[name]:
-                weights = np.linalg.lstsq(gram + max(ridge * level, 1e-12) * np.eye(len(gram)), cross, rcond=None)[0]
-                best = max(best, float(((maps[name] @ weights).argmax(1) == truth).mean()))
-            found[name] = best
-        label = max(found["relu"], found["leaves"])
-        return {"label": label} | ({"probability": max(label, found["columns"])} if "columns" in found else {})
+        sample, sums = sketch.sums()
+        copies = [*_discriminants(*sums["relu"], self._held_relu), *_trained(sample, held)]
+        found = {"label": max(float((copy == truth).mean()) for copy in copies)}
+        if "columns" in sums:
+            solved = _solved(*sums["columns"], _with_one(held))
+            found["probability"] = max(found["label"], *(float((copy == truth).mean()) for copy in solved))
+        return found
 
     def read(self, sketch: LeakSketch) -> Leak:
         """What the account (or the party whose sketches were merged) could have learned."""
@@ -170,44 +189,32 @@ class LeakMeter:
 
     def _estimate(self, bracket: str, value: float, n: int) -> Estimate:
         truth = self.truths.get(bracket)
-        if truth is None:  # not held against trained substitutes: nothing is known of its error
-            return Estimate(value, 0.0, 1.0, n)
-        real = truth.read(value)
-        return Estimate(real, max(0.0, real - 1.645 * truth.error), min(1.0, real + 1.645 * truth.error), n)
+        # not held against trained substitutes: nothing is known of its error
+        return Estimate(value, 0.0, 1.0, n) if truth is None else truth.read(value, n)
 
     def calibrated(
-        self, readings: Sequence[Mapping[str, float]], real: Sequence[Mapping[str, float]], families: Sequence[str]
+        self,
+        readings: Sequence[Mapping[str, float]],
+        real: Sequence[Mapping[str, float]],
+        sizes: Sequence[int],
+        families: Sequence[str],
     ) -> Self:
         """Held against really trained substitutes: raw `readings`, what the best substitutes agreed with the model on
-        the hold-out, per bracket, and the family of queries each came from. The error is that on families left out of
-        the fit, one at a time.
+        the hold-out, per bracket, from how many queries, and the family that they came from.
         """
-        from sklearn.isotonic import IsotonicRegression
-
-        truths, family = {}, np.asarray(families)
+        truths, family, n = {}, np.asarray(families), np.asarray(sizes, np.float64)
         for bracket in ("label", "probability"):
-            have = np.array([bracket in r and bracket in t for r, t in zip(readings, real, strict=True)], bool)
-            if have.sum() < 5 or len(set(family[have])) < 2:
-                continue
-            kept = np.flatnonzero(have).tolist()
-            x, y = (np.array([told[i][bracket] for i in kept]) for told in (readings, real))
-            kind = family[have]
-            wrong = np.zeros(len(x))
-            for name in set(kind):
-                out = kind == name
-                model = IsotonicRegression(out_of_bounds="clip").fit(x[~out], y[~out])
-                wrong[out] = model.predict(x[out]) - y[out]
-            model = IsotonicRegression(out_of_bounds="clip").fit(x, y)
-            truths[bracket] = _Truth(
-                model.X_thresholds_.astype(float), model.y_thresholds_.astype(float), float(np.sqrt((wrong**2).mean()))
-            )
+            have = [i for i, told in enumerate(zip(readings, real, strict=True)) if all(bracket in t for t in told)]
+            if len(have) >= 5 and len(set(family[have])) > 1:
+                x, y = (np.array([told[i][bracket] for i in have]) for told in (readings, real))
+                truths[bracket] = _Truth.learn(y - x, n[have], family[have])
         return replace(self, truths=truths)
 
     def parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The meter as arrays by name and a header of plain values."""
         arrays = {f"scale/{n}": a for n, a in self.scale.arrays().items()} | dict(self.arrays)
         for bracket, truth in self.truths.items():
-            arrays |= {f"truth/{bracket}/meter": truth.meter, f"truth/{bracket}/real": truth.real}
+            arrays |= {f"truth/{bracket}/sizes": truth.sizes, f"truth/{bracket}/lift": truth.lift}
         return arrays, {"outputs": self.outputs, "errors": {b: t.error for b, t in self.truths.items()}}
 
     @classmethod
@@ -215,101 +222,167 @@ class LeakMeter:
         """The inverse of `parts`."""
         scale = Scale.of({n.removeprefix("scale/"): a for n, a in arrays.items() if n.startswith("scale/")})
         truths = {
-            b: _Truth(arrays[f"truth/{b}/meter"], arrays[f"truth/{b}/real"], e) for b, e in head["errors"].items()
+            b: _Truth(arrays[f"truth/{b}/sizes"], arrays[f"truth/{b}/lift"], e) for b, e in head["errors"].items()
         }
         rest = {n: a for n, a in arrays.items() if not n.startswith(("scale/", "truth/"))}
         return cls(scale, int(head["outputs"]), rest, truths)
 
 
 class LeakSketch:
-    """Sums of one account under one meter. The first 50 queries are kept as they are: most accounts stay that small."""
+    """What one account received, under one meter. The first 50 queries are kept as they are: most accounts stay so."""
 
     def __init__(self, meter: LeakMeter) -> None:
-        self.meter, self.n, self.soft = meter, 0, False
-        self._rows: list[tuple[Floats32, Floats, bool]] = []
+        self.meter, self.n = meter, 0
+        self._rows: list[tuple[Floats32, Array, Floats | None]] = []  # inputs, classes, probabilities if released
         self._sums: dict[str, tuple[Array, Array]] = {}
+        self._sample: Balanced | None = None
 
     def add(self, inputs: Floats, answers: Answers) -> None:
         """Add queries (n, d) and what was released for them. Rows without a released class are left out."""
         if not len(inputs) or not any(s in answers for s in _CLASSES):
             return
         own = self.meter.scale.own(np.asarray(inputs, np.float64).reshape(len(inputs), -1))
-        told, soft = _told(answers)
         self.n += len(own)
-        self.soft |= soft
-        self._rows.append((own, told, soft))
+        self._rows.append((own, answers.labels(), _soft(answers)))
         if self._sums or self.n > KEPT:
             self._fold()
 
     def merge(self, other: LeakSketch) -> LeakSketch:
         """The sketch of both accounts together: that of their queries in one account, up to float32 rounding."""
         both = LeakSketch(self.meter)
-        both.n, both.soft = self.n + other.n, self.soft or other.soft
+        both.n = self.n + other.n
         both._rows = [*self._rows, *other._rows]
-        both._sums = {name: tuple(a.copy() for a in parts) for name, parts in self._sums.items()}  # type: ignore[misc]
-        for name, parts in other._sums.items():
-            both._plus(name, *parts)
+        both._sums, both._sample = dict(self._sums), self._sample
+        both._plus(other._sums, other._sample)
         if both._sums or both.n > KEPT:
             both._fold()
         return both
 
-    def sums(self) -> dict[str, tuple[Floats, Floats]]:
-        """(features x features, features x classes) by name of the map."""
+    def sums(self) -> tuple[Balanced, dict[str, tuple[Floats, Floats]]]:
+        """The balanced sample, and (features x features, features x classes) by name of the map."""
         whole = LeakSketch(self.meter).merge(self)
         whole._fold()
-        return {name: (_square(gram), cross.astype(np.float64)) for name, (gram, cross) in whole._sums.items()}
+        assert whole._sample is not None, "an empty sketch holds nothing to read"
+        return whole._sample, {
+            name: (_square(gram), cross.astype(np.float64)) for name, (gram, cross) in whole._sums.items()
+        }
 
     def _fold(self) -> None:
+        outputs = self.meter.outputs
         for own, told, soft in self._rows:
-            for name, phi in self.meter.maps(own, soft).items():
-                exact = name == "columns"  # equations are solved with it: float32 would not do
-                f = phi.astype(np.float64) if exact else phi
-                y = np.log(np.where(told > 0, told, _NONE)) if exact else told.astype(np.float32)
-                y = y - y.mean(1, keepdims=True) if exact else y - np.float32(1 / self.meter.outputs)
-                self._plus(name, _packed(f.T @ f), f.T @ y)
+            f = self.meter.relu(own)
+            found: dict[str, tuple[Array, Array]] = {
+                "relu": (_packed(f.T @ f), f.T @ np.eye(outputs, dtype=np.float32)[told])
+            }
+            if soft is not None:  # equations are solved with it: float32 would not do
+                x, y = _with_one(own).astype(np.float64), np.log(np.where(soft > 0, soft, _NONE))
+                found["columns"] = _packed(x.T @ x), x.T @ (y - y.mean(1, keepdims=True))
+            self._plus(found, Balanced.of(own, told, self.meter.arrays["key"], self.meter.most))
         self._rows = []
 
-    def _plus(self, name: str, gram: Array, cross: Array) -> None:
-        if name in self._sums:
-            held = self._sums[name]
-            held = (held[0] + gram, held[1] + cross)
-            self._sums[name] = held
-        else:
-            self._sums[name] = (gram, cross)
+    def _plus(self, sums: Mapping[str, tuple[Array, Array]], sample: Balanced | None) -> None:
+        for name, (gram, cross) in sums.items():
+            held = self._sums.get(name)
+            self._sums[name] = (gram, cross) if held is None else (held[0] + gram, held[1] + cross)
+        if sample is not None:
+            self._sample = sample if self._sample is None else self._sample.plus(sample, self.meter.most)
 
     def to_bytes(self) -> bytes:
         """The sketch as bytes, without the meter."""
         arrays: dict[str, Array] = {}
         for name, (gram, cross) in self._sums.items():
             arrays |= {f"{name}/gram": gram, f"{name}/cross": cross}
-        for i, (own, told, _) in enumerate(self._rows):
+        if self._sample is not None:
+            arrays |= {f"sample/{name}": getattr(self._sample, name) for name in Balanced.__slots__}
+        for i, (own, told, soft) in enumerate(self._rows):
             arrays |= {f"row/{i}/own": own, f"row/{i}/told": told}
-        return frame(arrays, n=self.n, soft=self.soft, sums=list(self._sums), rows=[soft for *_, soft in self._rows])
+            arrays |= {} if soft is None else {f"row/{i}/soft": soft}
+        return frame(arrays, n=self.n, sums=list(self._sums), rows=len(self._rows))
 
     @classmethod
     def from_bytes(cls, blob: bytes, meter: LeakMeter) -> LeakSketch:
         """The inverse of `to_bytes`."""
         arrays, head = unframe(blob)
         made = cls(meter)
-        made.n, made.soft = int(head["n"]), bool(head["soft"])
+        made.n = int(head["n"])
         made._sums = {name: (arrays[f"{name}/gram"], arrays[f"{name}/cross"]) for name in head["sums"]}
-        made._rows = [(arrays[f"row/{i}/own"], arrays[f"row/{i}/told"], s) for i, s in enumerate(head["rows"])]
+        if made._sums:
+            made._sample = Balanced(*(arrays[f"sample/{name}"] for name in Balanced.__slots__))
+        made._rows = [
+            (arrays[f"row/{i}/own"], arrays[f"row/{i}/told"], arrays.get(f"row/{i}/soft")) for i in range(head["rows"])
+        ]
         return made
 
 
-def _told(answers: Answers) -> tuple[Floats, bool]:
-    """(n, classes) what a thief would train on, and whether it holds probabilities. Withheld mass is spread evenly."""
+# copies, as what they answer to the hold-out
+
+
+def _discriminants(gram: Floats, cross: Floats, held: Floats32) -> Iterator[Array]:
+    """The linear discriminant with the classes' own shares as priors, at several ridges, out of the sums.
+
+    With C the covariance of the features and D (features x classes) their covariance with the classes, ridge scores
+    are x' C^-1 D, and the within-class covariance only needs a matrix of classes x classes more.
+    """
+    counts, n = cross[0], gram[0, 0]
+    have = np.flatnonzero(counts)
+    share, mean = counts[have] / n, gram[0, 1:] / n
+    size, turn = np.linalg.eigh(gram[1:, 1:] / n - np.outer(mean, mean))
+    size = np.maximum(size, 0)
+    toward = turn.T @ (cross[1:, have] / n - np.outer(mean, share))
+    seen = (held[:, 1:] - mean) @ turn
+    for ridge in _RIDGES["relu"]:
+        slopes = toward / (size + max(ridge * size.mean(), 1e-12))[:, None]
+        between = toward.T @ slopes
+        within = np.linalg.pinv(np.diag(share) - between, hermitian=True)
+        far = ((between / share[:, None]) * within.T).sum(1)
+        yield have[(seen @ slopes @ within - far / 2 + np.log(share)).argmax(1)]
+
+
+def _trained(sample: Balanced, held: Floats32) -> Iterator[Array]:
+    """A logistic model and a forest."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows, told = sample.rows.astype(np.float32), sample.labels
+    if (told == told[0]).all():
+        yield np.repeat(told[:1], len(held))
+        return
+    copies = (
+        make_pipeline(StandardScaler(), LogisticRegression(C=10.0, max_iter=100)),
+        RandomForestClassifier(_TREES, random_state=0),
+    )
+    for copy in copies:
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that training could go on is no news
+            yield copy.fit(rows, told).predict(held)
+
+
+def _solved(gram: Floats, cross: Floats, held: Floats32) -> Iterator[Array]:
+    """Least squares on log-odds, at several ridges."""
+    level, one = np.trace(gram) / len(gram), np.eye(len(gram))
+    for ridge in _RIDGES["columns"]:
+        yield (held @ np.linalg.lstsq(gram + max(ridge * level, 1e-12) * one, cross, rcond=None)[0]).argmax(1)
+
+
+def _with_one(features: Floats32) -> Floats32:
+    return np.concatenate([np.ones((len(features), 1), np.float32), features], 1)
+
+
+def _soft(answers: Answers) -> Floats | None:
+    """(n, classes) probabilities, None where none were released. Withheld mass is spread evenly."""
     if Signal.PROBABILITIES in answers:
         given, told = answers.mask(Signal.PROBABILITIES), answers[Signal.PROBABILITIES]
         told = np.where(given & np.isfinite(told), told, 0.0)
         hidden = (~given).sum(1, keepdims=True)
         rest = np.maximum(1 - told.sum(1, keepdims=True), 0) / np.maximum(hidden, 1)
-        return np.where(given, told, rest), True
+        return np.where(given, told, rest)
     if Signal.LOGITS in answers:
         scores = np.where(answers.mask(Signal.LOGITS), answers[Signal.LOGITS], -np.inf)
         powers = np.exp(scores - scores.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True), True
-    return np.eye(answers.outputs)[answers.labels()], False
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+    return None
 
 
 def _packed(square: Array) -> Array:

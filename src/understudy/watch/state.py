@@ -15,7 +15,7 @@ from understudy.types import Array, Floats
 from understudy.views import Floats32
 from understudy.watch.wealth import Purse
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = ("ring", "peak", "best", "first", "tails")
 _PLAIN = ("principal", "party", "segment", "seed", "n", "born", "alarmed_at", "counts", "approvals")
 FIRST = 256  # queries whose scores are kept, for an account that a human approves of later
