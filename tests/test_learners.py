@@ -10,14 +10,16 @@ from sklearn.datasets import load_iris
 
 from understudy import registry
 from understudy.learners._common import soft_logits
+from understudy.protocols import takes
 from understudy.targets.linear import LinearTarget, softmax
 from understudy.types import Answers, Box, Floats, Signal
 
-LEARNERS = tuple(registry.names("learners"))
+NUMBERS = Box(-1, 1, (6,))
+LEARNERS = tuple(n for n in registry.names("learners") if takes(registry.load("learners", n), NUMBERS))
 BUILT_IN = ("boosting", "logistic", "mlp")
 RNG = np.random.default_rng(0)
 INPUTS = RNG.uniform(-1, 1, (400, 6))
-MODEL = LinearTarget(3 * RNG.standard_normal((4, 6)), RNG.standard_normal(4), Box(-1, 1, (6,)))
+MODEL = LinearTarget(3 * RNG.standard_normal((4, 6)), RNG.standard_normal(4), NUMBERS)
 FRESH = RNG.uniform(-1, 1, (500, 6))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from understudy.errors import UnderstudyError
-from understudy.protocols import Extraction, Pool, Target, Verdict
+from understudy.protocols import Extraction, Pool, Target, Verdict, takes
 from understudy.types import Answers, Box, Estimate, Exposure, Grain, Mixed, Signal, Space, Text
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def extract(
     if not made.needs & frozenset().union(*(IMPLIES[s] for s in given)):
         wanted = " or ".join(sorted(made.needs))
         raise UsageError(f"{attack} needs {wanted}; this target gives {', '.join(sorted(given))}")
+    if not takes(made, target.space):
+        raise UsageError(f"{attack} asks numbers, and this target takes texts; retraining takes them")
     if pool is None:
         pool = blank(0, target.space.shape)
     data = (

@@ -14,7 +14,7 @@ from understudy.cell import Known
 from understudy.endpoint import Endpoint
 from understudy.errors import UsageError
 from understudy.manifest import Goal
-from understudy.protocols import Metric, Target
+from understudy.protocols import Metric, Target, takes
 from understudy.records import Measured
 from understudy.stats import curve_interval
 from understudy.targets.callable import CallableTarget
@@ -51,6 +51,8 @@ def floor(endpoint: Endpoint, goal: Goal, metric: Metric, against: Known, seed: 
         else:
             public = Answers({Signal.LABEL: endpoint.pool_truth.astype(np.int64)}, outputs)
         for name in registry.names("learners"):
+            if not takes(registry.load("learners", name), endpoint.owner.space):
+                continue
             made = registry.create("learners", name).fit(endpoint.pool.inputs, public, rng)
             candidates.append((f"{name} trained on the attacker's labelled data", made))
     measured = []

@@ -31,7 +31,7 @@ from understudy.errors import RecordError, UnderstudyError, UsageError
 from understudy.findings import Case, conclude, days, reached_at
 from understudy.manifest import Tier
 from understudy.noticed import Watching
-from understudy.protocols import Attack, Metric
+from understudy.protocols import Attack, Metric, takes
 from understudy.records import Finding, Run
 from understudy.store import Store
 from understudy.types import digest
@@ -92,10 +92,8 @@ class Work:
 def plan(endpoint: Endpoint, options: Options) -> list[Work]:
     """Everything that is to be asked, before anything is asked. Raises UsageError when it cannot be carried out."""
     m = endpoint.manifest
-    if not m.space.shape:
-        raise UsageError(
-            "space.text: audit does not attack models of texts yet; guard, calibrate and monitor take them"
-        )
+    if not endpoint.target.space.shape and len(endpoint.pool.inputs) < 2:
+        raise UsageError("pool: texts cannot be made up: give the attacker some, as a pool")
     unknown = set(options.tiers) - {t.id for t in m.tiers}
     if unknown:
         raise UsageError(f"no tier is called {', '.join(sorted(unknown))} (tiers: {', '.join(t.id for t in m.tiers)})")
@@ -116,6 +114,10 @@ def plan(endpoint: Endpoint, options: Options) -> list[Work]:
         for item in m.audit.attacks:
             name, extra = named(item, "audit.attacks")
             attack: Attack = registry.create("attacks", name, **extra)
+            if not takes(attack, endpoint.target.space):
+                raise UsageError(
+                    f"audit.attacks: {name} asks numbers, and this model takes texts; retraining takes them"
+                )
             cells = tuple(
                 Plan(tier.id, name, extra, i, m.audit.seed, budget, stop) for i in range(options.seeds or m.audit.seeds)
             )

@@ -126,7 +126,7 @@ class Watching:
     def _benign(self, tier: Tier) -> tuple[Floats, Answers]:
         rows = self.endpoint.evaluation
         seen = self.endpoint.behind(tier, self.known).query(rows)
-        return rows.reshape(len(rows), -1), seen
+        return _rows(rows), seen
 
     def _way(
         self, way: Way, lives: Sequence[tuple[Floats, Answers]], benign: tuple[Floats, Answers], rng: Generator
@@ -222,12 +222,17 @@ def _recorded(store: Store, cell: str, most: int) -> tuple[Floats, Answers]:
         if n >= most or exchange.inputs is None:
             break
         part = slice(0, most - n)
-        inputs.append(exchange.inputs.reshape(len(exchange.inputs), -1)[part])
+        inputs.append(_rows(exchange.inputs)[part])
         answers.append(exchange.answers.take(part))
         n += len(inputs[-1])
     if not inputs:
         return np.zeros((0, 0)), Answers({}, 0)
     return np.concatenate(inputs), Answers.concat(answers)
+
+
+def _rows(inputs: Array) -> Array:
+    """Inputs as rows of numbers, or the texts that they are."""
+    return inputs if inputs.dtype == object else inputs.reshape(len(inputs), -1)
 
 
 def _mixed(n: int, benign: int, rows: int, rng: Generator) -> tuple[Array, Array]:

@@ -66,9 +66,9 @@ class LabelledPool(Pool, Protocol):
 
 
 class Learner(Protocol):
-    """How a substitute is trained."""
+    """How a substitute is trained. One that takes texts says so in `reads`; see `takes`."""
 
-    def fit(self, inputs: Floats, answers: Answers, rng: Generator) -> Target:
+    def fit(self, inputs: Array, answers: Answers, rng: Generator) -> Target:
         """A substitute trained on bought answers (soft ones are used where they are present)."""
 
 
@@ -99,8 +99,8 @@ class Extraction:
 class Attack(Protocol):
     """A way to copy. A frozen dataclass: the constructor only stores parameters.
 
-    One that buys much before its first substitute says so in `opening(space, outputs) -> queries`, so that a suite
-    can let cheaper ones go first.
+    One that takes texts says so in `reads`; see `takes`. One that buys much before its first substitute says so in
+    `opening(space, outputs) -> queries`, so that a suite can let cheaper ones go first.
     """
 
     needs: ClassVar[frozenset[Signal]]  # any one of these must be exposed
@@ -111,6 +111,11 @@ class Attack(Protocol):
 
         Ends when there is nothing to gain or the budget is spent. Never lets BudgetExceeded escape.
         """
+
+
+def takes(plugin: Any, space: Space) -> bool:
+    """Whether an attack or a learner takes a space's inputs: `reads` says "numbers", "text" or both; else numbers."""
+    return ("numbers" if space.shape else "text") in getattr(plugin, "reads", ("numbers",))
 
 
 class Defence(Protocol):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from understudy import registry
 from understudy.errors import BudgetExceeded
-from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict
+from understudy.protocols import Attack, Extraction, Metered, Pool, Target, Verdict, takes
 from understudy.types import EXPLANATIONS, IMPLIES, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
 #: Attacks in the order of equals, each with its options. What boosting's attack cannot solve is left to the others.
@@ -62,6 +62,7 @@ class Auto:
 
     needs: ClassVar[frozenset[Signal]] = frozenset(Signal) - EXPLANATIONS
     adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
+    reads: ClassVar[frozenset[str]] = frozenset({"numbers", "text"})
     suite: tuple[str, ...] = tuple(SUITE)
 
     def run(self, target: Metered, pool: Pool, rng: Generator) -> Iterator[Extraction]:
@@ -92,15 +93,17 @@ class Auto:
         trial = target.spent + target.remaining // 2  # what is left then is for those that need no family
         for name in self.suite:
             attack: Attack = registry.create("attacks", name, **SUITE.get(name, {}))
-            if why := _unfit(attack, target.exposure):
+            if why := _unfit(attack, target.exposure, target.space):
                 set_aside[name] = why
             else:
                 turns.append(_Turn(name, attack, target, bought, rng.spawn(1)[0], trial if turns else None))
         return turns, set_aside
 
 
-def _unfit(attack: Attack, exposure: Exposure) -> str:
+def _unfit(attack: Attack, exposure: Exposure, space: Space) -> str:
     """Why an attack cannot be run on what a tier receives; empty where it can. Nothing is asked for this."""
+    if not takes(attack, space):
+        return "asks numbers, and this model takes texts"
     can = frozenset().union(*(IMPLIES[s] for s in exposure.signals))
     if not attack.needs & can:
         return f"needs {' or '.join(sorted(attack.needs))}; the tier gives {', '.join(sorted(exposure.signals))}"
@@ -129,20 +132,25 @@ class _Bought:
         known = self._inputs[:]
         rows = self._pool.draw(n, rng)
         if self.bench is not None and len(rows):
-            held_out = {row.tobytes() for row in self.bench.inputs}
-            rows = rows[[row.tobytes() not in held_out and row.tobytes() not in self._place for row in rows]]
+            held_out = set(map(_key, self.bench.inputs))
+            rows = rows[[_key(row) not in held_out and _key(row) not in self._place for row in rows]]
         return np.concatenate([*known, rows])[:n] if known else rows
 
     def keep(self, x: Floats, answers: Answers) -> None:
         """Remember a batch."""
         for row, values in enumerate(x):
-            self._place.setdefault(values.tobytes(), (len(self.batches), row))
+            self._place.setdefault(_key(values), (len(self.batches), row))
         self.batches.append(answers)
         self._inputs.append(x)
 
     def known(self, x: Floats) -> list[tuple[int, int] | None]:
         """Where each row's answer is kept, or None."""
-        return [self._place.get(row.tobytes()) for row in x]
+        return [self._place.get(_key(row)) for row in x]
+
+
+def _key(row: Any) -> bytes:
+    """What tells an input from others."""
+    return row.encode() if isinstance(row, str) else bytes(row.tobytes())
 
 
 class _Share:

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.random import Generator
 
 from understudy import registry
-from understudy.protocols import Extraction, Metered, Pool, Target, Verdict
+from understudy.errors import UsageError
+from understudy.protocols import Extraction, Metered, Pool, Target, Verdict, takes
 from understudy.targets.linear import softmax
-from understudy.types import Answers, Bools, Floats, Signal, Space
+from understudy.texts import array
+from understudy.types import Answers, Array, Bools, Floats, Signal, Space, Text
 
 #: Settings that each learner is tried with: those of the cheap one that matter; the others come as they are.
-_SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {"logistic": ({"strength": 1.0}, {"strength": 100.0})}
+_SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
+    "logistic": ({"strength": 1.0}, {"strength": 100.0}),
+    "text-logistic": ({"words": 1}, {"words": 2}),
+}
 _FEWEST = 10  # answers that can be split into a fitted and a held-out part
 _BEHIND = 0.01  # held-out score that far under the best one, and three standard errors, is behind
 _ENOUGH = 50  # held-out rows of the pool on which learners can be judged
@@ -31,7 +36,8 @@ class Retraining:
         A substitute of the learner's own kind: fidelity, no parameters.
 
     Needs:
-        Labels, probabilities, logits or values; soft answers are used where they are given.
+        Labels, probabilities, logits or values; soft answers are used where they are given. For a model of texts some
+        texts to begin with: none can be made up.
 
     Cost:
         Rounds of geometrically growing numbers of queries (50, 85, 145, ...), a substitute after each. Ends with the
@@ -46,15 +52,16 @@ class Retraining:
     Differs from the paper:
         Several learners compete on a fifth of the bought answers, so no architecture is assumed; one that is behind,
         and would still be at the end of the budget at the pace at which it catches up, is dropped. A pool that runs
-        short is stretched by crossing its rows instead of silently capping the budget; without a pool the space is
-        sampled.
+        short is stretched by crossing its rows (of texts, the first words of one and the last of another) instead of
+        silently capping the budget; without a pool the space is sampled.
         Adaptive sampling takes the lowest margins among fresh candidates, in batches of a whole round; the held-out
         fifth is always drawn at random. By default it is used on labels only: soft answers gain nothing from it.
     """
 
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS, Signal.VALUE})
     adapts_to: ClassVar[frozenset[str]] = frozenset({"label-only", "round", "top-k"})
-    learners: tuple[str, ...] = ("logistic", "boosting", "mlp")
+    reads: ClassVar[frozenset[str]] = frozenset({"numbers", "text"})
+    learners: tuple[str, ...] = ("logistic", "boosting", "mlp", "text-logistic")
     sampling: Literal["auto", "random", "adaptive"] = "auto"
     first: int = 50
     growth: float = 1.7
@@ -71,8 +78,8 @@ class Retraining:
         alone where enough of them are held out; of values the variance explained); `score` and `scores`, what learners
         were chosen by; `source`; `warning` where one class is nearly alone.
         """
-        limit = min(self.most, target.remaining)
-        source, contest, bought = _Source(target.space, pool.draw(limit, rng)), _Contest(self.learners), _Rows()
+        limit, space = min(self.most, target.remaining), target.space
+        source, contest, bought = _Source(space, pool.draw(limit, rng)), _Contest(self._fitting(space)), _Rows()
         substitute: Target | None = None
         size, calm, best = self.opening(target.space, target.exposure.outputs), 0, -np.inf
         while len(bought) < limit and target.remaining and calm < _CALM:
@@ -93,6 +100,12 @@ class Retraining:
             sampling = "adaptive" if self._adaptive(target) else "random"
             notes |= {"sampling": sampling, "source": source.describe(bought.own)} | _warning(bought.answers)
             yield Extraction(substitute, target.spent, Verdict.APPROXIMATE, None, notes)
+
+    def _fitting(self, space: Space) -> tuple[str, ...]:
+        found = tuple(name for name in self.learners if takes(registry.load("learners", name), space))
+        if not found:
+            raise UsageError(f"retraining: none of {', '.join(self.learners)} takes the inputs of this target")
+        return found
 
     def _adaptive(self, target: Metered) -> bool:
         """Whether inputs are chosen by margin; `auto`: where no score of every class is given."""
@@ -136,6 +149,8 @@ class _Source:
 
     def __init__(self, space: Space, rows: Floats) -> None:
         self._space, self._rows, self._left = space, rows, rows
+        if isinstance(space, Text) and len(rows) < 2:
+            raise UsageError("texts cannot be made up: give the attacker a pool of them")
 
     def draw(self, n: int, rng: Generator, substitute: Target | None) -> tuple[Floats, Bools]:
         """`n` inputs, and which of them are the pool's own rows.
@@ -149,11 +164,13 @@ class _Source:
         crossed = crossed[_least_certain(crossed, more, substitute)]
         return np.concatenate([own, crossed]), np.arange(n) < len(own)
 
-    def _crossings(self, n: int, rng: Generator) -> Floats:
+    def _crossings(self, n: int, rng: Generator) -> Array:
         """Rows of the pool with some coordinates, up to half, taken from another row."""
         if len(self._rows) < 2:
             return self._space.sample(n, rng)
         a, b = self._rows[rng.integers(len(self._rows), size=(2, n))]
+        if isinstance(self._space, Text):
+            return _spliced(a, b, self._space.longest, rng)
         share = rng.uniform(0, 0.5, (n, *([1] * (a.ndim - 1))))
         return np.asarray(np.where(rng.random(a.shape) < share, b, a))
 
@@ -163,6 +180,16 @@ class _Source:
             return "pool"
         rest = "pool rows crossed" if len(self._rows) > 1 else "space"
         return f"pool ({own.sum()}), then {rest}" if own.any() else rest
+
+
+def _spliced(a: Array, b: Array, longest: int, rng: Generator) -> Array:
+    """(n,) the first words of each text of `a` and the last of its partner in `b`, half of each more or less."""
+    made = []
+    for one, other, share in zip(a.tolist(), b.tolist(), rng.uniform(0.2, 0.8, len(a)), strict=True):
+        first, last = one.split(), other.split()
+        words = first[: round(share * len(first))] + last[round(share * len(last)) :]
+        made.append(" ".join(words)[:longest] or one)
+    return array(made)
 
 
 def _least_certain(inputs: Floats, n: int, substitute: Target | None) -> Any:

@@ -4,4 +4,5 @@ CATALOG = {
     "boosting": "understudy.learners.boosting:Boosting",
     "logistic": "understudy.learners.logistic:Logistic",
     "mlp": "understudy.learners.mlp:Mlp",
+    "text-logistic": "understudy.learners.text_logistic:TextLogistic",
 }

@@ -13,16 +13,17 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from understudy.targets.linear import softmax
-from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Mixed, Signal, Space
+from understudy.types import Answers, Array, Ask, Box, Exposure, Floats, Mixed, Signal, Space, Text
 
+_LONGEST = 2**31 - 1  # characters
 _LEAST = 1e-30  # probabilities below this are taken for this; the logarithm of what is left still tells classes apart
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A trained substitute. `predict` maps flat inputs (n, d) to logits or values (n, outputs)."""
+    """A trained substitute. `predict` maps flat inputs (n, d), or texts (n, 1), to logits or values (n, outputs)."""
 
-    predict: Callable[[Floats], Array]
+    predict: Callable[[Array], Array]
     outputs: int
     space: Space
     signal: Signal = Signal.LOGITS
@@ -46,8 +47,10 @@ class Fitted:
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)
 
 
-def anywhere(inputs: Floats) -> Box:
+def anywhere(inputs: Array) -> Space:
     """A space that holds every input of the shape that was trained on, and gaps anywhere if there were any."""
+    if inputs.dtype == object:
+        return Text(_LONGEST, empty=True)
     shape = inputs.shape[1:]
     if np.isnan(inputs).any():
         return Mixed(-np.inf, np.inf, shape, missing=range(int(np.prod(shape))))
@@ -79,8 +82,8 @@ class Filled:
         return np.column_stack([np.where(missing, self.mean, x), missing[:, self.gaps]])
 
 
-def flat(inputs: Floats) -> Floats:
-    """Inputs as (n, d)."""
+def flat(inputs: Array) -> Array:
+    """Inputs as (n, d); texts as (n, 1)."""
     return inputs.reshape(len(inputs), int(np.prod(inputs.shape[1:])))
 
 
@@ -115,11 +118,11 @@ def constant(answers: Answers, space: Space) -> Fitted | None:
     return Fitted(lambda x: np.tile(logits, (len(x), 1)), answers.outputs, space)
 
 
-def beliefs(classifier: Any, outputs: int) -> Callable[[Floats], Floats]:
+def beliefs(classifier: Any, outputs: int) -> Callable[[Any], Floats]:
     """Log-probabilities (n, outputs) of a fitted scikit-learn classifier; classes it never saw are least likely."""
 
-    def predict(x: Floats) -> Floats:
-        log_p = np.full((len(x), outputs), np.log(1e-12))
+    def predict(x: Any) -> Floats:
+        log_p = np.full((x.shape[0], outputs), np.log(1e-12))
         log_p[:, classifier.classes_] = np.log(np.maximum(classifier.predict_proba(x), 1e-10))
         return log_p
 

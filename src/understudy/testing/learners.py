@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from understudy import registry
-from understudy.protocols import Learner, Target
+from understudy.protocols import Learner, Target, takes
 from understudy.testing.contract import check_answers, demand, random_state, stores_only_parameters
 from understudy.testing.models import victim
-from understudy.types import Answers, Floats, Signal
+from understudy.texts import array
+from understudy.types import Answers, Array, Floats, Signal
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,24 @@ class LearnerBench:
     rows: int = 120
 
     @cached_property
-    def inputs(self) -> Floats:
+    def inputs(self) -> Array:
         return self.draw()
 
     @cached_property
     def answers(self) -> dict[str, Answers]:
         return self.buy()
 
-    def draw(self) -> Floats:
+    def draw(self) -> Array:
         """The inputs, drawn anew."""
+        x = self._numbers()
+        return x if takes(self.subject, victim("label").space) else _told(x)
+
+    def _numbers(self) -> Floats:
         return victim("label", self.seed).space.sample(self.rows, np.random.default_rng(self.seed))
 
     def buy(self) -> dict[str, Answers]:
         """The answers, bought anew."""
-        inputs = self.draw()
+        inputs = self._numbers()
         soft = victim("probabilities", self.seed).query(inputs)
         top = registry.create("defences", "top-k", k=1).apply(inputs, soft, "contract")
         return {"labels": victim("label", self.seed).query(inputs), "probabilities": soft, "top-1": top}
@@ -48,6 +53,12 @@ class LearnerBench:
     def fit(self, answers: Answers) -> Target:
         """A substitute, always from the same seed."""
         return self.subject.fit(self.inputs[: len(answers)], answers, np.random.default_rng(self.seed))
+
+
+def _told(x: Floats) -> Array:
+    """Rows of numbers in words, for learners of texts: a word for each coordinate says roughly where it lies."""
+    places = np.argsort(np.argsort(x, axis=0), axis=0) * 8 // len(x)
+    return array([" ".join(f"column{j}is{place}" for j, place in enumerate(row)) for row in places.tolist()])
 
 
 def learns(bench: LearnerBench) -> None:
