@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import understudy as us
 from understudy import registry
 from understudy.endpoint import ArrayPool
 from understudy.protocols import Target
+from understudy.testing import network
 from understudy.wrappers import Defended, Metered
 
 
@@ -99,5 +101,16 @@ def test_scores_that_a_tier_reduces_are_not_given_to_attacks_that_need_them_whol
     granted = us.Exposure({us.Signal.PROBABILITIES: us.Grain(decimals=2)}, 2)
     rounded = Defended(target, [registry.create("defences", "round", decimals=2)], "", granted)
     aside = ran(rounded, x[:100], 300)[-1].notes["set_aside"]
-    for name in ("critical-points", "additive-steps", "hessian-diagonalisation"):
+    for name in ("additive-steps", "hessian-diagonalisation"):
         assert aside[name].startswith("needs whole scores")
+    assert "probabilities of 2 decimals" in aside["critical-points"]
+
+
+def test_a_network_behind_rounded_logits_is_solved_all_the_same() -> None:
+    model = replace(network(1, widths=(6, 5, 4)), space=us.Box(-np.inf, np.inf, (6,)))
+    granted = us.Exposure({us.Signal.LOGITS: us.Grain(decimals=5)}, 4)
+    rounded = Defended(model, [registry.create("defences", "round", decimals=5)], "", granted)
+    found = ran(rounded, np.zeros((0, 6)), 4_000)[-1]
+    assert (found.verdict, found.notes["attack"]) == ("exact", "critical-points")
+    assert found.notes["precision"] == "5 decimals"
+    assert found.notes["set_aside"]["critical-points-deep"].startswith("needs whole scores")

@@ -56,6 +56,11 @@ class Scores:
         return len(self.basis)
 
     @property
+    def coarse(self) -> bool:
+        """Whether answers are rounded, or float32: too few digits to tell a kink from the steps of the grid."""
+        return not self.precision.is_float or self.precision.relative > 1e-10
+
+    @property
     def u(self) -> Floats:
         return np.concatenate(self._u) if self._u else np.zeros((0, self.frame.d))
 

@@ -39,10 +39,11 @@ class Auto:
     Extracts:
         Whatever the suite extracts. Attacks that solve go first where scores are whole: each sees after a few
         queries whether the model is of its family, and where one is exact nothing else is asked. Those that
-        have nothing to show yet may spend half of the budget between them. Otherwise the attacks take turns,
-        the one going next that will have spent least once it has its next substitute, so that the best costs at
-        most about as many times its own price as there are attacks left. Answers are shared: a row that one
-        attack has bought is free for the others.
+        have nothing to show yet may spend half of the budget between them. Where scores are rounded only solvers
+        that know of it are left: `equation-solving` and, for logits and values, `critical-points`. Otherwise the
+        attacks take turns, the one going next that will have spent least once it has its next substitute, so that
+        the best costs at most about as many times its own price as there are attacks left. Answers are shared: a
+        row that one attack has bought is free for the others.
 
     Needs:
         Any signal but explanations.
@@ -210,7 +211,8 @@ class _Turn:
         opening = getattr(attack, "opening", None)  # an attack that cannot say is tried first
         self.ahead: int = opening(target.space, target.exposure.outputs) if opening else 0
         self._last: Extraction | None = None
-        self._share = _Share(target, bought, not self.solves, trial if self.first else None)
+        on_trial = self.first or not opening
+        self._share = _Share(target, bought, not self.solves, trial if on_trial else None)
         self._run = attack.run(self._share, bought, rng)
 
     def step(self) -> Extraction | None:
