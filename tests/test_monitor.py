@@ -46,7 +46,9 @@ def history(folder: Path, accounts: list[Asked], kept: str = "whole", **about: A
             row = (a.at[i], a.principal, a.principal, "paid", "/", "1", "r", 200, 1, a.inputs[one], answers.take(one))
             rows.append(Row(*row, **about))
     made = Chain(folder, "w1", kept, None, DEFAULT)
-    made.keep(sorted(rows, key=lambda row: row.at))
+    rows.sort(key=lambda row: row.at)
+    for i in range(0, len(rows), 5000):
+        made.keep(rows[i : i + 5000])
     made.close()
     return folder
 

@@ -260,7 +260,7 @@ def test_a_calibration_with_cohorts_survives_a_file() -> None:
 
 def test_how_many_accounts_declare_a_segment_decides_whether_it_is_ranked_by_itself() -> None:
     def own(*segments: str | None) -> list[str]:
-        return _own_cohorts([_Account("a", s, np.zeros((1, 9)), np.zeros(1)) for s in segments], 10)
+        return _own_cohorts([_Account("a", s, np.zeros((1, 9)), np.zeros(1), 0.0) for s in segments], 10)
 
     assert own(*[None] * 10, *["a"] * 10, *["b"] * 9) == ["a"]
     assert own(*[None] * 9, *["a"] * 30) == []  # too few would be left for the rest

@@ -17,11 +17,14 @@ from understudy.types import Answers, Array, Floats, Signal
 from understudy.views import Scale, labels
 from understudy.views.tabular import made_up
 from understudy.watch import Calibration, Queries, calibrate
+from understudy.watch.drift import drifted
 from understudy.watch.learning import refuse
+from understudy.watch.scoring import ALARM_SETS
 
 SIZES = (50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
 LEARNERS = ("logistic", "boosting", "mlp")
 _MOST = 5000  # benign accounts that are read; more make no better ranks, only a longer wait
+_Lives = list[list[Queries]]
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
 
 
@@ -48,21 +51,28 @@ def learn(
     horizon: int | None = None,
     epochs: int = 1,
     leak: bool = True,
+    traffic: bool = False,
+    also: Sequence[str] = (),
     ask: Callable[[Floats], Answers] | None = None,
 ) -> Learnt:
     """Calibrate on the accounts of a log, account by account in time order.
 
     `reference` (n, ...) and `answers`: the owner's rows or texts, and what the model says of them. `excluded`:
     principals or parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever
-    looks extreme breaks the bound. Accounts of the owner's audits are left out. `ask`: the model, for made-up rows
+    looks extreme breaks the bound. Accounts of the owner's audits are left out. `traffic`: rank when accounts ask, too,
+    which is all there is where nobody's inputs were kept; `also`: more detectors; `ask`: the model, for made-up rows
     (n, d), on which substitutes are trained too. Raises UsageError where too little is left.
     """
     notes = list[str]()
     accounts, left_out, blind = _accounts(queries, excluded)
     if left_out:
         notes.append(f"left out: {left_out} accounts (excluded by name, or the owner's own audits)")
-    if blind:
-        notes.append(f"{blind} accounts have no inputs on record and were left out")
+    if blind and accounts:
+        notes.append(f"{len(blind)} accounts have no inputs on record and were left out")
+    unkept = bool(blind) and not accounts
+    if unkept:
+        accounts, leak, also = blind, False, ()
+        notes.append("no inputs are on record: accounts are ranked by their margins, and by when they ask")
     if len(accounts) >= _MOST:
         notes.append(f"the first {_MOST:,} accounts were read; the others were not")
     meter = None
@@ -87,6 +97,8 @@ def learn(
         made=made,
         model=model,
         leak=meter,
+        also=(*also, *(ALARM_SETS["traffic"] if traffic or unkept else ())),
+        blind=unkept,
     )
     return Learnt(calibration, (*notes, *remarks(calibration)), refuse(calibration))
 
@@ -105,10 +117,18 @@ def remarks(calibration: Calibration) -> Iterator[str]:
         name, over, total = worst
         share = wilson(over, total)
         yield f"worst segment: {name!r}, {over} of {total} accounts above their threshold (up to {share.high:.1%})"
+    order = np.argsort(calibration.began, kind="stable")
+    early, late = calibration.tails[order[: len(order) // 2]], calibration.tails[order[len(order) // 2 :]]
+    for name, share in drifted(early, late, calibration.scorer.names) if np.ptp(calibration.began) else ():
+        yield (
+            f"traffic drifts within this log: in {name}, {share.value:.0%} of the accounts that began later are beyond "
+            "nine tenths of the earlier ones; ranks may not hold for what comes next: calibrate on the later part"
+        )
 
 
-def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[list[list[Queries]], int, int]:
-    found, left_out, blind = list[list[Queries]](), 0, 0
+def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[_Lives, int, _Lives]:
+    """Accounts to learn from, how many were left out, and accounts whose inputs were not kept."""
+    found, left_out, blind = _Lives(), 0, _Lives()
     for principal, parts in groupby(queries, key=lambda q: q.principal):
         account = [q for q in parts if len(q)]
         if not account:
@@ -116,10 +136,10 @@ def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[lis
         if principal in excluded or account[0].party in excluded or any(q.audit for q in account):
             left_out += 1
         elif any(q.inputs is None for q in account):
-            blind += 1
+            blind.append(account)
         else:
             found.append(account)
-        if len(found) >= _MOST:
+        if max(len(found), len(blind)) >= _MOST:
             break
     return found, left_out, blind
 

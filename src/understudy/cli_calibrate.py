@@ -65,6 +65,8 @@ def calibrate(
         horizon=None if longest else horizon or part.horizon,
         epochs=epochs,
         leak=not no_leak,
+        traffic=part.traffic,
+        also=part.also,
         ask=lambda x: endpoint.owned(x.reshape(len(x), *endpoint.evaluation.shape[1:])),
     )
     path = out or manifest.resolve().parent / part.calibration

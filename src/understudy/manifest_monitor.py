@@ -15,22 +15,12 @@ Do = Literal["note", "alert", "throttle", "reduce", "reverify", "suspend"]
 Share = Annotated[float, Field(gt=0, le=1)]
 _TOUCHING = frozenset({"throttle", "reduce", "reverify", "suspend"})
 
+_UNKEPT = (
+    "no detector of content runs, nor does the leak meter; what is left is a calibration of such accounts, by margins "
+    "and by when they ask"
+)
 #: What keeping inputs this way takes from the monitor, in words for an operator.
-BLIND = {
-    "whole": (),
-    "sketch": (
-        "near-duplicate is the only detector that still runs (by sketch); novelty, structure, line depth, sweep count, "
-        "probe, grid and constant pair do not, nor does the leak meter",
-    ),
-    "hash": (
-        "of the detectors of content none runs: novelty, structure, near-duplicate, line depth, sweep count, probe, "
-        "grid, constant pair, nor does the leak meter; margin, volume and cadence are left, and exact repeats",
-    ),
-    "none": (
-        "of the detectors of content none runs: novelty, structure, near-duplicate, line depth, sweep count, probe, "
-        "grid, constant pair, nor does the leak meter; margin, volume and cadence are left, and repeats look new",
-    ),
-}
+BLIND = {"whole": (), "sketch": (_UNKEPT,), "hash": (_UNKEPT,), "none": (_UNKEPT,)}
 
 
 class Segment(Part):
@@ -47,11 +37,15 @@ class When(Part):
     leak: Share | None = Field(None, description="share of the model that could have been learned, at least this")
     leak_budget: bool = Field(False, description="the leak has reached the tier's leak budget")
     queries: Count | None = Field(None, description="asked by the account so far, at least this many")
+    declared: float | None = Field(
+        None, gt=0, description="asked in the last day, at least so many times what the customer declared"
+    )
 
     @model_validator(mode="after")
     def _some(self) -> When:
-        if self.p_value is None and self.leak is None and self.queries is None and not self.leak_budget:
-            raise ValueError("name at least one of p_value, leak, leak_budget and queries")
+        named = (self.p_value, self.leak, self.queries, self.declared)
+        if all(one is None for one in named) and not self.leak_budget:
+            raise ValueError("name at least one of p_value, leak, leak_budget, queries and declared")
         return self
 
 
@@ -113,7 +107,14 @@ class MonitorPart(Part):
         0.01, description="share of benign accounts that may ever be alarmed within the horizon"
     )
     horizon: Count = Field(1024, description="queries of one account that the level covers")
+    traffic: bool = Field(
+        False, description="also rank when and how fast accounts ask; busy honest customers come nearer to an alarm"
+    )
+    also: list[Name] = Field([], description="detectors that bet beside the usual ones: `understudy list detectors`")
     segments: dict[Name, Segment] = Field(default_factory=dict)
+    declared: dict[str, Count] = Field(
+        default_factory=dict, description="queries a day that a principal or a party said it would ask"
+    )
     leak_budget: dict[Name, Share] = Field(
         default_factory=dict, description="per tier: the share of the model that one party may be able to learn"
     )
@@ -148,6 +149,10 @@ class MonitorPart(Part):
         """What records call a step."""
         return self.response[step].id or f"{step + 1}-{self.response[step].do}"
 
+    def promised(self, principal: str, party: str) -> int | None:
+        """Queries a day that an account's customer declared; of an account's own figure and its party's the former."""
+        return self.declared.get(principal, self.declared.get(party))
+
     def segment(self, principal: str, party: str) -> str | None:
         """The declared segment of an account."""
         for name, segment in self.segments.items():
@@ -158,6 +163,9 @@ class MonitorPart(Part):
 
 def monitor_fits(monitor: MonitorPart, tiers: Mapping[str, Exposure]) -> None:
     """Hold the section against what each tier receives. Raises ValueError that begins with the field at fault."""
+    for i, step in enumerate(monitor.response):
+        if step.when.declared is not None and not monitor.declared:
+            raise ValueError(f"monitor.response.{i}.when.declared: nobody declared anything; give monitor.declared")
 
     def known(name: str, field: str) -> None:
         if name not in tiers:

@@ -32,13 +32,13 @@ from understudy.watch import Calibration, Queries, Watch
 
 class Way(NamedTuple):
     """How an attacker asks: `benign` rows mixed in for each of the attack's, over so many accounts, a query `every` so
-    many seconds, its steps drawn anew or not, from accounts of a declared `segment`.
+    many seconds (None: nobody knows), its steps drawn anew or not, from accounts of a declared `segment`.
     """
 
     name: str
     benign: int = 0
     accounts: int = 1
-    every: float = 1.0
+    every: float | None = None
     random_steps: bool = False
     segment: str | None = None
 
@@ -54,8 +54,10 @@ WAYS = (
     Way("slowly, one query a day", every=86_400.0),
     Way("in random steps", random_steps=True),
 )
+_UNEVEN = 0.618  # share of a pause by which each query comes later than a timer would ask, modulo one
 _LIMITS = (
-    "No score of this calibration reads a clock: age is counted in queries, so asking slowly changes nothing.",
+    "Scores that read a clock bet on the slow way alone: at which pace a thief asks is not on an audit's record. Age is "
+    "counted in queries.",
     "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. "
     "The answers are those on record, so nothing is asked anew; whether the attack still succeeds is not measured.",
     "The owner's margin is not on an audit's record: where answers show no scores, the score of margins placed no bet.",
@@ -172,9 +174,9 @@ class Watching:
         """After how many queries one account is alarmed, within the calibrated horizon."""
         assert self.watch is not None
         order = order[: self.watch.calibration.horizon]
-        queries = Queries(
-            name, name, way.every * np.arange(len(order), dtype=np.float64), inputs[order], answers.take(order)
-        )
+        place = np.arange(len(order), dtype=np.float64)
+        at = way.every * (place + _UNEVEN * place % 1) if way.every else np.full(len(order), np.nan)
+        queries = Queries(name, name, at, inputs[order], answers.take(order))
         return self.watch.advance(self.watch.fresh(name, name, way.segment), queries).alarmed_at
 
     def _cut(self, lives: Sequence[tuple[Floats, Answers]]) -> list[tuple[Floats, Answers]]:

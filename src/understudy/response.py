@@ -20,8 +20,11 @@ Held = Literal["active", "proposed", "over", "revoked"]
 
 
 class Seen(NamedTuple):
-    """What the ladder looks at. `p_value`: of the account among benign ones, where an alarm could be raised at all;
-    `leak`: share of the model that the account, or its party together, could have learned.
+    """What the ladder looks at.
+
+    `p_value`: of the account among benign ones, where an alarm could be raised at all; `leak`: share of the model that
+    the account, or its party together, could have learned; `declared`: queries of the last day as a share of what the
+    customer declared, None where nothing was.
     """
 
     principal: str
@@ -30,6 +33,7 @@ class Seen(NamedTuple):
     p_value: float | None = None
     leak: float | None = None
     queries: int = 0
+    declared: float | None = None
 
 
 class Act(NamedTuple):
@@ -120,6 +124,8 @@ def holds(step: Step, seen: Seen, budgets: dict[str, float]) -> bool:
         budget = budgets.get(seen.tier)
         if budget is None or seen.leak is None or seen.leak < budget:
             return False
+    if when.declared is not None and (seen.declared is None or seen.declared < when.declared):
+        return False
     return when.queries is None or seen.queries >= when.queries
 
 

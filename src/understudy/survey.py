@@ -47,6 +47,14 @@ class Fault(Record):
     queries: int
 
 
+class Excess(Record):
+    """An account that asked more on a day than its customer declared."""
+
+    principal: str
+    busiest_day: int = Field(description="queries on the day (UTC) on which it asked most")
+    declared: int = Field(description="queries a day")
+
+
 class Drift(Record):
     """A score in which this log's accounts look unlike those of the calibration as a crowd."""
 
@@ -62,6 +70,7 @@ class Quality(Record):
 
     out_of_range: float = Field(description="share of all queries outside the reference's ranges")
     faults: list[Fault]
+    excess: list[Excess] = Field(default_factory=list)
     drift: list[Drift]
     rejected: dict[str, int] = Field(description="malformed records, by reason")
     aside: dict[str, int] = Field(description="sound records that were left out, by reason")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UsageError
 from understudy.types import Array
-from understudy.views import ImageScale, Kind, Own, Scale, Tokens, View
+from understudy.views import Clock, ImageScale, Kind, Own, Scale, Tokens, View
 
 Fitted = Mapping[str, Array]
 EVERY: tuple[Kind, ...] = ("tabular", "text", "image")
@@ -49,6 +49,13 @@ def numbers(view: View, name: str) -> Scale | ImageScale:
     if not isinstance(view.form, Scale | ImageScale):
         raise UsageError(f"detector {name} reads numbers, not {view.form.kind}")
     return view.form
+
+
+def times(view: View, name: str) -> Own:
+    """When queries were asked, beside the account's earlier ones. Raises UsageError for views of anything else."""
+    if not isinstance(view.form, Clock):
+        raise UsageError(f"detector {name} reads times, not {view.form.kind} inputs")
+    return past(view, name)
 
 
 def words(view: View, name: str) -> Tokens:

@@ -260,7 +260,9 @@ class Feed:
         state, tally = account
         standing = self.watch.standing(state, leak=False)
         leak = self._leak(account) if any(s.when.leak or s.when.leak_budget for s in self.monitor.response) else None
-        seen = Seen(state.principal, state.party, tally.tier, self._p_value(standing), leak, tally.queries)
+        promised = self.monitor.promised(state.principal, state.party)
+        share = None if promised is None else tally.last_day(now) / promised
+        seen = Seen(state.principal, state.party, tally.tier, self._p_value(standing), leak, tally.queries, share)
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
         made = due(self.monitor, held, seen, now)
         if not made:

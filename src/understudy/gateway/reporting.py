@@ -96,7 +96,8 @@ class Reporter:
 
     def _message(self, kind: Kind, standing: Standing, seen: Seen, leak: Leak | None) -> str:
         if kind == "volume":
-            return f"{standing.principal} has asked {seen.queries:,} queries"
+            much = "" if seen.declared is None else f", in the last day {seen.declared:.2g} times what was declared"
+            return f"{standing.principal} has asked {seen.queries:,} queries{much}"
         held = "" if leak is None else f"; {leak}"
         if kind == "leak":
             return f"{standing.principal} or its party could hold {seen.leak or 0:.2f} of the model{held}"

@@ -66,13 +66,18 @@ class Tally:
         self.total = (total + self.total if self.total else total).tolist()
         self.squares = (squares + self.squares if self.squares else squares).tolist()
 
+    def last_day(self, now: float) -> int:
+        """Queries of the last 24 hours, to the hour."""
+        hour = int(now // _HOUR)
+        return sum(n for h, n in self.hours.items() if h > hour - 24)
+
     def volumes(self, now: float, party_queries: int | None) -> Volumes:
         """How much was asked."""
         hour = int(now // _HOUR)
         return Volumes(
             queries=self.queries,
             queries_last_hour=sum(n for h, n in self.hours.items() if h >= hour - 1),
-            queries_last_day=sum(self.hours.values()),
+            queries_last_day=self.last_day(now),
             party_queries=party_queries,
             since=moment(self.first),
             until=moment(self.last),

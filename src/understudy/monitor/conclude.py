@@ -19,15 +19,14 @@ from understudy.manifest import Manifest
 from understudy.manifest_monitor import MonitorPart
 from understudy.monitor.follow import Seen
 from understudy.records import Range
-from understudy.stats import wilson
-from understudy.survey import Account, Drift, Fault, Party, Quality, Survey
+from understudy.survey import Account, Drift, Excess, Fault, Party, Quality, Survey
 from understudy.types import Estimate
 from understudy.watch import Calibration
+from understudy.watch.drift import drifted
 from understudy.watch.learning import refuse
 
 _LISTED = 8  # accounts of a party
 _FAULTY, _FAULTS = 0.05, 20  # share of queries out of range from which an account is listed, and how many are
-_CROWD, _EXPECTED, _DRIFTED = 20, 0.1, 0.2  # accounts from which on drift is judged; share beyond by chance; by drift
 _OLD = 120  # days of a calibration
 
 
@@ -116,7 +115,7 @@ def conclude(
         until=moment(max(a.standing.until for a in accounts)) if accounts else None,
         parties=[_party(g, leaks.get(g.party)) for g in listed],
         unlisted=len(found) - len(listed),
-        quality=_quality(calibration, accounts, assessed, tally),
+        quality=_quality(manifest, calibration, accounts, assessed, tally),
     )
     alerts = [_alert(manifest, calibration, g, a, leaks.get(g.party), now) for g in listed for a in g.alarmed]
     return survey, alerts
@@ -182,6 +181,9 @@ def _gaps(
             f"{_counted(beyond, 'account')} asked more than the calibration's horizon of {calibration.horizon:,} "
             "queries: what came after is not assessed"
         )
+    if calibration.scorer.blind:
+        names = ", ".join(calibration.scorer.names)
+        gaps.append(f"inputs were not kept: accounts are held against benign ones by {names} alone")
     if calibration.leak is None:
         gaps.append("the calibration holds no leak meter: what parties could have learned is not known")
     elif not calibration.leak.truths:
@@ -253,36 +255,30 @@ def _range(estimate: Estimate) -> Range:
     return Range(low=estimate.low, estimate=estimate.value, high=estimate.high)
 
 
-def _quality(calibration: Calibration, accounts: Sequence[Seen], assessed: Sequence[Seen], tally: Tally) -> Quality:
+def _quality(
+    manifest: Manifest, calibration: Calibration, accounts: Sequence[Seen], assessed: Sequence[Seen], tally: Tally
+) -> Quality:
     outside = [(a.standing.quality["out_of_range"], a.standing) for a in accounts]
     faults = sorted((-share * s.n, s.principal, share, s.n) for share, s in outside if share > _FAULTY)[:_FAULTS]
     total = sum(a.standing.n for a in accounts)
     return Quality(
         out_of_range=sum(share * s.n for share, s in outside) / max(total, 1),
         faults=[Fault(principal=name, out_of_range=share, queries=n) for _, name, share, n in faults],
-        drift=_drift(calibration, assessed),
+        excess=_excess(manifest.monitor or MonitorPart(), accounts),
+        drift=[
+            Drift(detector=d.detector, share=d.share.value, low=d.share.low, high=d.share.high, accounts=d.share.n)
+            for d in drifted(calibration.tails, np.array([a.tail for a in assessed]), calibration.scorer.names)
+        ],
         rejected=dict(tally.rejected.most_common()),
         aside=dict(tally.aside.most_common()),
     )
 
 
-def _drift(calibration: Calibration, assessed: Sequence[Seen]) -> list[Drift]:
-    """Scores in which far more accounts than a tenth lie beyond nine tenths of the calibration's."""
-    found: list[Drift] = []
-    if len(assessed) < _CROWD or len(calibration.tails) < _CROWD:
-        return found
-    tails = np.array([a.tail for a in assessed])
-    for j, name in enumerate(calibration.scorer.names):
-        known, mine = calibration.tails[:, j], tails[:, j]
-        known, mine = known[~np.isnan(known)], mine[~np.isnan(mine)]
-        if len(known) < _CROWD or len(mine) < _CROWD:
-            continue
-        estimate = wilson(int((mine > np.quantile(known, 1 - _EXPECTED)).sum()), len(mine))
-        if estimate.low > _DRIFTED:
-            found.append(
-                Drift(detector=name, share=estimate.value, low=estimate.low, high=estimate.high, accounts=len(mine))
-            )
-    return found
+def _excess(monitor: MonitorPart, accounts: Sequence[Seen]) -> list[Excess]:
+    """Accounts that asked more on a day than was declared, the furthest beyond first."""
+    told = [(a, monitor.promised(a.standing.principal, a.standing.party)) for a in accounts]
+    over = [(a.busiest / much, a.standing.principal, a.busiest, much) for a, much in told if much and a.busiest > much]
+    return [Excess(principal=who, busiest_day=n, declared=much) for _, who, n, much in sorted(over, reverse=True)]
 
 
 def _alert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from understudy.watch import Calibration, Queries, Standing, State, Watch
 
 _BATCH = 4096  # queries whose features are worked out at once
 _LOUDEST = 4  # scores of an account that are kept
+_DAY = 86_400
 _BETS = 50  # of an account in one score, from which on its tail counts
 
 
@@ -23,13 +25,14 @@ class Seen(NamedTuple):
 
     `tail` (s,): share of its bets in each score with p below 0.1, NaN where it placed few; `unseen`: share of queries
     whose inputs were not kept; `mean`, `spread` (d,): of its latest inputs, where it is alarmed
-    and they are tabular; `signals` it received.
+    and they are tabular; `signals` it received; `busiest`: queries on the day (UTC) on which it asked most.
     """
 
     standing: Standing
     tail: Floats32
     unseen: float
     signals: tuple[str, ...]
+    busiest: int
     mean: Floats | None = None
     spread: Floats | None = None
 
@@ -38,19 +41,20 @@ def follow(queries: Iterable[Queries], calibration: Calibration) -> list[Seen]:
     """Every account of a stream of `Queries`: account by account, each in time order. No leak is measured here."""
     watch, found = Watch(dataclasses.replace(calibration, leak=None)), list[Seen]()
     state: State | None = None
-    signals: set[str] = set()
+    signals, days = set[str](), Counter[float]()
     for batch in _batches(queries):
         features, start = watch.features(batch), 0
         for part in batch:
             if state is None or part.principal != state.principal:
                 if state is not None:
-                    found.append(_seen(watch, state, signals))
-                state, signals = watch.fresh(part.principal, part.party, part.segment), set()
+                    found.append(_seen(watch, state, signals, days))
+                state, signals, days = watch.fresh(part.principal, part.party, part.segment), set(), Counter()
             watch.advance(state, part, features[start : start + len(part)])
             signals.update(part.answers.values)
+            days.update(dict(zip(*(a.tolist() for a in np.unique(part.at // _DAY, return_counts=True)), strict=True)))
             start += len(part)
     if state is not None:
-        found.append(_seen(watch, state, signals))
+        found.append(_seen(watch, state, signals, days))
     return found
 
 
@@ -76,7 +80,7 @@ def _batches(queries: Iterable[Queries]) -> Iterator[list[Queries]]:
         yield batch
 
 
-def _seen(watch: Watch, state: State, signals: set[str]) -> Seen:
+def _seen(watch: Watch, state: State, signals: set[str], days: Counter[float]) -> Seen:
     standing = watch.standing(state)
     placed, odd = state.tails
     tail = np.where(placed >= _BETS, odd / np.maximum(placed, 1), np.nan).astype(np.float32)
@@ -86,4 +90,5 @@ def _seen(watch: Watch, state: State, signals: set[str]) -> Seen:
         latest = state.ring.astype(np.float64) * scale.spread + scale.centre
         mean, spread = latest.mean(0), latest.std(0)
     short = dataclasses.replace(standing, scores=standing.scores[:_LOUDEST])
-    return Seen(short, tail, standing.quality["unseen"], tuple(sorted(signals)), mean, spread)
+    busiest = max(days.values(), default=0)
+    return Seen(short, tail, standing.quality["unseen"], tuple(sorted(signals)), busiest, mean, spread)

@@ -43,6 +43,9 @@ def render(survey: Survey, console: Console) -> None:
         _line(
             console, f"- {_plain(fault.principal)}: {words.share(fault.out_of_range)} of {fault.queries:,} queries do"
         )
+    for excess in quality.excess[:5]:
+        much = f"{excess.busiest_day:,} queries on its busiest day, {excess.declared:,} declared"
+        _line(console, f"- {_plain(excess.principal)}: {much}")
     for drift in quality.drift:
         _line(
             console,

@@ -13,7 +13,7 @@ from understudy.protocols import Detector
 from understudy.testing.contract import demand, random_state, says, stores_only_parameters
 from understudy.testing.models import linear
 from understudy.types import Answers, Array, Floats, Signal
-from understudy.views import Floats32, Kind, View, form_of, view_of
+from understudy.views import FORMS, Clock, Floats32, Kind, View, form_of, view_of
 
 ASKED = 60
 _WORDS = (
@@ -29,7 +29,8 @@ _WORDS = (
 class DetectorBench:
     """A detector, fitted to benign inputs of a small model and shown one account's queries.
 
-    `form`: "tabular" rows of 6 numbers, "text" sentences, or "image"s of 8 x 8; None for the first that it reads.
+    `form`: "tabular" rows of 6 numbers, "text" sentences, "image"s of 8 x 8, or "traffic", times; None for the
+    first that it reads.
     """
 
     subject: Detector
@@ -60,15 +61,15 @@ class DetectorBench:
 @cache
 def _views(kind: Kind, seed: int) -> tuple[View, View]:
     rng = np.random.default_rng(seed)
-    benign, asked = {"tabular": _rows, "text": _texts, "image": _images}[kind](rng)
-    form = form_of(benign, rng)
+    benign, asked = {"tabular": _rows, "text": _texts, "image": _images, "traffic": _times}[kind](rng)
+    form = Clock() if kind == "traffic" else form_of(benign, rng)
     reference = view_of(form, benign, _answers(benign, seed))
     view = view_of(form, asked, _answers(asked, seed))
     return reference, view.beside(np.zeros((0, form.columns), np.float32))
 
 
 def _answers(inputs: Array, seed: int) -> Answers:
-    if inputs.dtype.kind == "f":
+    if inputs.dtype.kind == "f" and inputs.ndim > 1:
         flat = inputs.reshape(len(inputs), -1)
         return linear(seed, features=flat.shape[1]).query(flat)
     first = np.array([min(len(str(text)), 60) / 60 for text in inputs])
@@ -98,6 +99,13 @@ def _texts(rng: np.random.Generator) -> tuple[Array, Array]:
     return benign, asked
 
 
+def _times(rng: np.random.Generator) -> tuple[Array, Array]:
+    day = 1_790_000_000.0
+    benign = day + np.cumsum(rng.lognormal(3, 2, 300))
+    paused = np.concatenate([rng.lognormal(6, 1, 30), np.full(10, 5.0), np.zeros(10), rng.lognormal(7, 1, 10)])
+    return benign, day + np.cumsum(paused)
+
+
 def _images(rng: np.random.Generator) -> tuple[Array, Array]:
     across, down = np.meshgrid(np.arange(8.0), np.arange(8.0))
     place = rng.uniform(1, 7, (300 + ASKED, 2, 1, 1))
@@ -122,7 +130,7 @@ def documented_detector(bench: DetectorBench) -> None:
 def declares_its_bets(bench: DetectorBench) -> None:
     """`forms` names forms of input; `bets_on` is "fresh" or "new"; `by_label` and `looks_back` are booleans."""
     kind = type(bench.subject)
-    known = {"tabular", "text", "image"}
+    known = set(FORMS)
     demand(bool(kind.forms) and known >= set(kind.forms), f"forms is {kind.forms!r}; there are {sorted(known)}")
     demand(kind.bets_on in ("fresh", "new"), f"bets_on is {kind.bets_on!r}")
     demand(isinstance(kind.by_label, bool) and isinstance(kind.looks_back, bool), "by_label or looks_back is no bool")
@@ -179,9 +187,8 @@ def refuses_before_it_is_fitted(bench: DetectorBench) -> None:
 
 def refuses_forms_that_it_does_not_name(bench: DetectorBench) -> None:
     """Inputs of a form that it does not read raise UsageError; nothing is made up for them."""
-    others: tuple[Kind, ...] = ("tabular", "text", "image")
-    for other in others:
-        if other in bench.subject.forms:
+    for other in FORMS:
+        if other in bench.subject.forms or other == "traffic":  # times stand beside inputs, never in their place
             continue
         try:
             bench.fitted.score(_views(other, bench.seed)[1])

@@ -1,8 +1,9 @@
 """What a detector sees: one account's queries, and each beside the account's own earlier ones.
 
 A *form* knows one kind of input, learnt from a reference sample: tabular rows (`Scale`), texts (`TextScale`), images
-(`ImageScale`). It says what is kept of a query (a row of numbers), how far queries lie apart, and which of them are
-repeats or edits of own earlier ones; detectors say which forms they read.
+(`ImageScale`); a fourth, `Clock`, knows when queries were asked. It says what is kept of a query (a row of numbers),
+how far queries lie apart, and which of them are repeats or edits of own earlier ones; detectors say which forms they
+read.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from understudy.views.base import CUT, WINDOW, Floats32, Form, Kind, Own, View, 
 from understudy.views.images import ImageScale, is_image
 from understudy.views.tabular import Scale, beyond
 from understudy.views.text import TextScale, Tokens
+from understudy.views.traffic import Clock
 
-FORMS: Mapping[Kind, type[Form]] = {"tabular": Scale, "text": TextScale, "image": ImageScale}
+FORMS: Mapping[Kind, type[Form]] = {"tabular": Scale, "text": TextScale, "image": ImageScale, "traffic": Clock}
 
 
 def form_of(reference: Array, rng: Generator) -> Form:
@@ -33,6 +35,7 @@ __all__ = [
     "CUT",
     "FORMS",
     "WINDOW",
+    "Clock",
     "Floats32",
     "Form",
     "ImageScale",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Floats32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Kind = Literal["tabular", "text", "image"]
+Kind = Literal["tabular", "text", "image", "traffic"]
 WINDOW = 512  # own earlier queries that a query is held against
 CUT = 8.0
 UNKNOWN = np.int16(30_000)  # changes to a query outside the window

@@ -27,6 +27,7 @@ _WORDS = 30_000  # the most frequent of their words that are known
 DIRECTIONS = 64
 _LONGEST = 20_000  # characters of a text that are read
 _TEMPLATE, _LATEST, _SHARED, _FEW = 6, 20, 0.8, 5  # words; of so many texts; share that has them; texts that tell
+_OPENING = 3  # words by which texts of one template are told
 _BAG, _KEPT = 48, 32  # buckets of words, numbers of the embedding that are kept of a text
 _KEY = slice(0, 2)
 _NEW, _SIZE = 2, 3
@@ -191,6 +192,11 @@ def _hashed(texts: Iterable[object]) -> tuple[NDArray[np.int64], NDArray[np.int6
     starts = np.concatenate([[0], np.cumsum([len(w) for w in words], dtype=np.int64)]).astype(np.int64)
     hashes = [crc32(word.encode("utf-8", "surrogatepass")) & 0xFFFFFF for some in words for word in some]
     return np.array(hashes, np.int64), starts
+
+
+def openings(kept: Floats32) -> NDArray[np.int64]:
+    """(m,) numbers that are equal where kept texts begin with the same three words."""
+    return np.unique(kept[:, _HEAD][:, :_OPENING], axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _found(words: NDArray[np.int64], hashes: NDArray[np.int64]) -> NDArray[np.int64]:

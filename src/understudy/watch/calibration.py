@@ -64,7 +64,7 @@ class Calibration:
     randomised p-values; `segments`: cohorts of declared segments that have enough accounts of their own; `common`: that
     of all other accounts; `rates`: per declared segment, (ranked accounts above the threshold that they are held
     against, ranked accounts); `tails` (accounts, s): share of each ranked account's bets with p below 0.1, for telling
-    drift; `model`: version of the model it was made for.
+    drift, and `began` (accounts,) when each asked first, Unix seconds; `model`: version of the model it was made for.
     """
 
     made: float
@@ -77,6 +77,7 @@ class Calibration:
     segments: Mapping[str, Cohort] = field(default_factory=dict)
     rates: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tails: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    began: Floats = field(default_factory=lambda: np.zeros(0))
     leak: LeakMeter | None = None
 
     @property
@@ -117,7 +118,7 @@ class Calibration:
             fitted: Mapping[str, Array] = getattr(detector, "fitted", None) or {}
             arrays |= {f"detector/{name}/{n}": a for n, a in fitted.items()}
             options.append({n: getattr(detector, n) for n in registry.options_of(type(detector))})
-        arrays["tails"] = self.tails
+        arrays |= {"tails": self.tails, "began": self.began}
         cohorts: list[tuple[str | None, Cohort]] = [(None, self.common), *self.segments.items()]
         for i, (_, cohort) in enumerate(cohorts):
             arrays |= {f"cohort/{i}/{n}": a for n, a in cohort.arrays().items()}
@@ -164,6 +165,7 @@ class Calibration:
             cohorts,
             {segment: (over, total) for segment, (over, total) in head["rates"].items()},
             arrays["tails"],
+            arrays["began"],
             None if head["leak"] is None else LeakMeter.of(below(arrays, "leak/"), head["leak"]),
         )
 

@@ -12,12 +12,13 @@ from numpy.random import Generator
 from understudy import registry
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
+from understudy.protocols import Detector
 from understudy.types import Answers, Array, Floats
-from understudy.views import form_of, view_of
+from understudy.views import View, form_of, view_of
 from understudy.watch.calibration import Calibration, Cohort
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import FIRST_AGE, Normaliser, Ranking, ages, needed, spans
-from understudy.watch.scoring import ALARM_SETS, Scorer
+from understudy.watch.scoring import ALARM_SETS, BLIND_SET, CLOCK, Scorer
 from understudy.watch.wealth import Purse, Reference, bets_of, coins, unusual
 
 POOLED = 60  # eligible queries that each account lends to the reference of a score
@@ -33,6 +34,7 @@ class _Account:
     segment: str | None
     scores: Floats  # (n, s) float32
     labels: Array
+    began: float
 
 
 def calibrate(
@@ -49,6 +51,8 @@ def calibrate(
     model: str = "",
     simulated: Iterable[Sequence[Queries]] = (),
     leak: LeakMeter | None = None,
+    also: Sequence[str] = (),
+    blind: bool = False,
 ) -> Calibration:
     """Learn from benign accounts. One account is a sequence of `Queries` of one principal, in time order.
 
@@ -56,8 +60,9 @@ def calibrate(
     texts are (n,) Python strings, images (n, h, w) or with channels. It decides what form of input is watched.
     `horizon`: queries of an account over which the level is spent; only accounts that lived so long are ranked. None:
     the longest for which enough accounts did. `epochs`: the horizon doubles that often, each on a share of the level of
-    its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. Accounts of the
-    owner's audits are left out.
+    its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. `also`: detectors that
+    bet beside the form's alarm set; `blind`: instead of it, as nobody's inputs are kept. Accounts of the owner's audits
+    are left out.
 
     A declared segment with enough accounts is a cohort by itself, the rest are one together, and an account is ranked
     in its own (Vovk, Gammerman and Shafer 2005, section 4.5): the level holds in each, as long as the owner says who is
@@ -66,8 +71,8 @@ def calibrate(
     A level that the number of accounts cannot support gives a calibration without a threshold; `refuse` says so.
     """
     form = form_of(reference, rng)
-    names, view = ALARM_SETS[form.kind], view_of(form, reference, reference_answers)
-    scorer = Scorer(form, names, tuple(registry.create("detectors", name).fit(view, rng) for name in names))
+    names = (*(BLIND_SET if blind else ALARM_SETS[form.kind]), *also)
+    scorer = Scorer(form, names, _fitted(names, view_of(form, reference, reference_answers), rng))
     longest = horizon and horizon * 2 ** (epochs - 1)
     real = [a for account in accounts if (a := _scored(scorer, account, longest))]
     made_up = [a for account in simulated if (a := _scored(scorer, account, longest))]
@@ -86,7 +91,7 @@ def calibrate(
     seed = int(rng.integers(2**63))
     own = _own_cohorts(old, max(OWN_RANKING, needed(level / min(epochs, 2), confidence)))
     cohorts: dict[str | None, Cohort] = {}
-    rates, tails = dict[str, tuple[int, int]](), list[Floats]()
+    rates, tails, began = dict[str, tuple[int, int]](), list[Floats](), list[float]()
     for segment in (None, *own):
         lent, mine = ([a for a in part if _cohort_of(a, own) == segment] for part in (scaling, old))
         if sum(len(a.labels) >= FIRST_AGE for a in lent) < OWN_SCALES:
@@ -99,12 +104,14 @@ def calibrate(
         lives = [(a.segment, peaks) for a, (peaks, _) in zip(mine, runs, strict=True)]
         rates |= _rates(ranking, lives, level, confidence)
         tails += [tail for _, tail in runs]
+        began += [a.began for a in mine]
     common = cohorts.pop(None)
     return Calibration(
         *(made, level, confidence, model, seed, scorer, common),
         {segment: cohort for segment, cohort in cohorts.items() if segment is not None},
         dict(sorted(rates.items())),
         np.array(tails, np.float32),
+        np.array(began),
         leak,
     )
 
@@ -120,14 +127,26 @@ def refuse(calibration: Calibration) -> str | None:
     )
 
 
+def _fitted(names: Sequence[str], reference: View, rng: Generator) -> tuple[Detector, ...]:
+    found = []
+    for name in names:
+        detector = registry.create("detectors", name)
+        if not {reference.form.kind, CLOCK.kind} & set(detector.forms):
+            raise UsageError(f"detector {name} reads {', '.join(detector.forms)}, not {reference.form.kind} inputs")
+        found.append(detector.fit(reference, rng))
+    return tuple(found)
+
+
 def _scored(scorer: Scorer, account: Sequence[Queries], longest: int | None) -> _Account | None:
     parts = [q for q in account if not q.audit and len(q)]
     if not parts:
         return None
     whole = Queries.concat(parts)
     whole = whole if longest is None else whole.take(slice(0, longest))
-    scored = scorer.scores(np.zeros((0, scorer.form.columns), np.float32), whole, None)
-    return _Account(whole.principal, whole.segment, scored.scores.astype(np.float32), scored.labels)
+    ring, clock = (np.zeros((0, form.columns), np.float32) for form in (scorer.form, CLOCK))
+    scored = scorer.scores(ring, clock, whole, None)
+    began = float(whole.at[0])
+    return _Account(whole.principal, whole.segment, scored.scores.astype(np.float32), scored.labels, began)
 
 
 def _longest(lives: list[int], wanted: int) -> int:

@@ -15,8 +15,8 @@ from understudy.types import Array, Floats
 from understudy.views import Floats32
 from understudy.watch.wealth import Purse
 
-FORMAT = 2
-_ARRAYS = ("ring", "peak", "best", "first", "tails")
+FORMAT = 3
+_ARRAYS = ("ring", "clock", "peak", "best", "first", "tails")
 _PLAIN = ("principal", "party", "segment", "seed", "n", "born", "alarmed_at", "counts", "approvals")
 FIRST = 256  # queries whose scores are kept, for an account that a human approves of later
 
@@ -52,6 +52,7 @@ class Standing:
 class State:
     """One account, followed. `Watch.advance` changes it in place; its size does not grow with its queries.
 
+    `clock` (m, 2): when the latest queries were asked, where a score reads it.
     `ring`: the latest queries in own units; `born`: queries before the last approved re-baselining; `peak` (s,)
     largest log wealth; `best` (epochs,) largest statistic; `first` (<= 256, s) scores of its first queries; `own`: the
     sorted scores that an approved account is also held against.
@@ -62,6 +63,7 @@ class State:
     segment: str | None
     seed: int
     ring: Floats32
+    clock: Floats32
     purse: Purse
     peak: Floats
     best: Floats

@@ -12,7 +12,7 @@ from understudy.types import Floats
 from understudy.watch.calibration import Calibration
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import spans
-from understudy.watch.scoring import Scored
+from understudy.watch.scoring import CLOCK, Scored
 from understudy.watch.state import FIRST, Standing, State
 from understudy.watch.wealth import MARGIN, Purse, bets, coins, p_of, unusual
 
@@ -34,6 +34,7 @@ class Watch:
         return State(
             *(principal, party, segment, int.from_bytes(named[:8], "little")),
             ring=np.zeros((0, c.scorer.form.columns), np.float32),
+            clock=np.zeros((0, CLOCK.columns), np.float32),
             purse=Purse.new(s),
             peak=np.full(s, -np.inf),
             best=np.full(epochs, -np.inf),
@@ -56,20 +57,20 @@ class Watch:
         n, c = len(queries), self.calibration
         if not n:
             return state
-        scored = c.scorer.scores(state.ring, queries, features)
+        scored = c.scorer.scores(state.ring, state.clock, queries, features)
         e = self._bets(state, scored)
         log, state.purse = state.purse.after(e)
         peak = np.maximum.accumulate(np.maximum(log, state.peak))
         self._judge(state, c.cohort(state.segment).normaliser.z(peak, state.age).max(1))
         state.peak = peak[-1]
-        state.ring = scored.ring
+        state.ring, state.clock = scored.ring, scored.clock
         state.tails = state.tails + np.stack(unusual(e))
         if len(state.first) < FIRST:
             more = scored.scores[: FIRST - len(state.first)].astype(np.float32)
             state.first = np.concatenate([state.first, more])
         if state.sketch is not None and queries.inputs is not None:
             state.sketch.add(queries.inputs, queries.answers)
-        unseen = n if queries.inputs is None else 0
+        unseen = n if queries.inputs is None and not c.scorer.blind else 0
         for name, more_of in (
             ("repeats", scored.repeats),
             ("fresh", scored.fresh),

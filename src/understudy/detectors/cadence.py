@@ -1,0 +1,58 @@
+"""How regularly an account asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.random import Generator
+
+from understudy.detectors._common import times
+from understudy.types import Floats
+from understudy.views import Kind, View
+from understudy.views.traffic import seconds
+
+_BLINK = 0.01  # seconds: added to every pause, so that hair-fine differences count little
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How evenly spaced the latest requests are: minus the spread of the logarithms of the last `pauses` pauses.
+
+    Sees:
+        Timers and loops: a request every so many seconds, or as soon as the last one is answered.
+    Blind to:
+        Pauses drawn at random; schedulers of honest customers look the same and are ranked with them. Rows of one
+        request have one time: pauses are between requests.
+    Calibration:
+        Bets on every query once there were `pauses` pauses among the latest 512 queries.
+    Reference:
+        Regular timing as a mark of automation: Gianvecchio and Wang, CCS 2007 (there by entropy, on covert channels).
+    """
+
+    pauses: int = 24
+
+    forms: ClassVar[tuple[Kind, ...]] = ("traffic",)
+    bets_on: ClassVar[Literal["fresh", "new"]] = "new"
+    by_label: ClassVar[bool] = False
+    looks_back: ClassVar[bool] = True
+
+    def fit(self, reference: View, rng: Generator) -> Self:
+        """Nothing is learnt."""
+        return self
+
+    def score(self, view: View) -> Floats:
+        """(n,) 0 at most, at a perfect beat; NaN before enough pauses and where times are not known."""
+        own = times(view, "cadence")
+        at, place = seconds(own.earlier), own.start + np.arange(len(view))
+        pause = np.diff(at, prepend=at[:1])
+        between = np.flatnonzero(pause > 0)  # the first of a request's rows
+        log = np.log(pause[between] + _BLINK)
+        log = log - log.mean() if len(log) else log
+        total, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (log, log**2))
+        upto = between.searchsorted(place, "right")
+        since = np.maximum(upto - self.pauses, 0)
+        mean = (total[upto] - total[since]) / self.pauses
+        spread = np.sqrt(np.maximum((squares[upto] - squares[since]) / self.pauses - mean**2, 0))
+        return np.where(upto >= self.pauses, -spread, np.nan)
