@@ -56,8 +56,8 @@ WAYS = (
 )
 _UNEVEN = 0.618  # share of a pause by which each query comes later than a timer would ask, modulo one
 _LIMITS = (
-    "Scores that read a clock bet on the slow way alone: at which pace a thief asks is not on an audit's record. Age is "
-    "counted in queries.",
+    "Scores that read a clock bet on the slow way alone: at which pace a thief asks is not on an audit's record. "
+    "Age is counted in queries.",
     "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. "
     "The answers are those on record, so nothing is asked anew; whether the attack still succeeds is not measured.",
     "The owner's margin is not on an audit's record: where answers show no scores, the score of margins placed no bet.",
