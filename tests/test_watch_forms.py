@@ -130,7 +130,8 @@ def stepped(n: int = LIFE) -> Floats:
     ("form", "asked", "loudest"),
     [
         ("text", single_words, {"single-word"}),
-        ("text", made_up_words, {"unknown-words", "novelty", "fluency"}),
+        # without a known word all texts lie in one place
+        ("text", made_up_words, {"unknown-words", "novelty", "fluency", "near-duplicate"}),
         ("image", noise, {"novelty", "structure"}),
         ("image", stepped, {"structure", "novelty"}),
     ],
