@@ -20,6 +20,7 @@ NAME = "demo"  # of the model, wherever a server wants one
 PACKAGES = {
     "mlserver": ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "scikit-learn"],
     "mlflow": ["mlflow>=3.17,<4", "scikit-learn"],
+    "py3langid": ["py3langid==0.4.0"],
 }
 
 
