@@ -250,72 +250,100 @@ def kept(part: str, name: str, seed: int) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def expected(ranked: list[int], tested: list[int]) -> tuple[float, float, float, float]:
+    """What exact ranks give in one calibration: mean share alarmed, 95 % of calibrations, chance of more than 2 %.
+
+    Given a calibration, an account of a cohort is alarmed with a probability that is Beta over calibrations; the
+    accounts tested add a binomial.
+    """
+    rng, total = np.random.default_rng(0), np.zeros(200_000)
+    for m, n in zip(ranked, tested, strict=True):
+        k = math.ceil((m + 1) * (1 - LEVEL) - 1e-9)
+        total += rng.binomial(n, rng.beta(m + 1 - k, k, len(total)))
+    share = total / sum(tested)
+    low, high = np.quantile(share, [0.025, 0.975])
+    return float(share.mean()), float(low), float(high), float((share > 0.02).mean())
+
+
 def print_false_alarms(name: str) -> None:
     runs = [r for seed in range(5) if (r := kept("false-alarms", name, seed))]
     if not runs:
         return
+    first = runs[0]
+    own = ", ".join(f"{segment} ({n})" for segment, n in first["segments"].items())
+    print(f"\n**{name}**: {len(runs)} calibrations; ranked in the first: {first['accounts']} in common, {own}\n")
     print(
-        f"\n**{name}**: {len(runs)} calibrations, {runs[0]['accounts']} ranked accounts each, own rankings: "
-        f"{', '.join(f'{s} ({n})' for s, n in runs[0]['segments'].items()) or 'none'}\n"
+        heading("", "accounts", "alarmed at 1 %", "exact 95 %", "if not declared", "p <= 0.1 %", "95 % confident rank")
     )
-    print(
-        heading(
-            "", "accounts", "alarmed at 1 %", "exact 95 %", "pooled ranks only", "p <= 0.1 %", "95 % confident rank"
-        )
-    )
-    kinds = [*PORTFOLIO, *OUTSIDE]
-    rows = {k: [a for r in runs for a in r["found"].get(k, [])] for k in kinds}
+    rows = {k: [a for r in runs for a in r["found"].get(k, [])] for k in [*PORTFOLIO, *OUTSIDE]}
     inside = [a for k in PORTFOLIO for a in rows[k]]
     for kind, found in [("portfolio", inside), *rows.items()]:
-        if found:
-            hits = [sum(bool(a[c]) for a in found) for c in (0, 2, 3, 4)]
-            low, high = exact(hits[0], len(found))
-            print(
-                row(
-                    kind + (f" (declared {PORTFOLIO[kind][1]})" if kind in PORTFOLIO and PORTFOLIO[kind][1] else ""),
-                    len(found),
-                    f"{hits[0]} ({100 * hits[0] / len(found):.1f} %)",
-                    f"{100 * low:.1f}-{100 * high:.1f} %",
-                    *hits[1:],
-                )
+        if not found:
+            continue
+        hits, undeclared = sum(bool(a[0]) for a in found), sum(bool(a[2]) for a in found)
+        low, high = exact(hits, len(found))
+        declared = PORTFOLIO[kind][1] if kind in PORTFOLIO else None
+        alone = kind == "portfolio" or declared in first["segments"]
+        sure = [a[3] for a in found if a[3] is not None]
+        print(
+            row(
+                f"{kind} (declared {declared})" if declared else kind,
+                len(found),
+                f"{hits} ({100 * hits / len(found):.1f} %)",
+                f"{100 * low:.1f}-{100 * high:.1f} %",
+                undeclared if alone else "",
+                sum(a[1] <= LEVEL / 10 for a in found),
+                f"{sum(map(bool, sure))} of {len(sure)}" if sure else "too few ranked",
             )
-    per = [
-        sum(bool(a[0]) for k in PORTFOLIO for a in r["found"].get(k, []))
-        / sum(len(r["found"].get(k, [])) for k in PORTFOLIO)
-        for r in runs
-    ]
-    print(f"\nper calibration: {', '.join(f'{100 * p:.1f} %' for p in per)}")
+        )
+    per = [[bool(a[0]) for k in PORTFOLIO for a in r["found"].get(k, [])] for r in runs]
+    tested = {
+        s: sum(len(first["found"].get(k, [])) for k in PORTFOLIO if PORTFOLIO[k][1] == s) for s in first["segments"]
+    }
+    mean, low, high, over = expected(
+        [first["accounts"], *first["segments"].values()], [TESTED - sum(tested.values()), *tested.values()]
+    )
+    print(
+        f"\nper calibration: {', '.join(f'{100 * np.mean(p):.2f} %' for p in per)}; of exact ranks one expects "
+        f"{100 * mean:.2f} % ({100 * low:.2f}-{100 * high:.2f} % in 95 of 100), over 2 % in {100 * over:.1f} of 100"
+    )
 
 
 def print_detection(name: str) -> None:
-    table = kept("detection", name, 0)
-    if not table:
+    runs = [r for seed in range(5) if (r := kept("detection", name, seed))]
+    if not runs:
         return
-    columns = [f"1:{k}" if k else "pure" for k in DILUTIONS] + [f"split {n}" for n in SPLITS]
-    print(f"\n**{name}**: share of accounts alarmed (median queries to the alarm, benign ones included)\n")
+    columns = [f"1:{k}" if k else "pure" for k in DILUTIONS] + ["as a tool"] + [f"split {n}" for n in SPLITS]
+    n = STREAMS * len(runs)
+    print(f"\n**{name}**: share of accounts alarmed (median queries to the alarm, benign ones included), ", end="")
+    print(
+        f"{n} streams over {len(runs)} calibrations: 100 % is at least {100 * exact(n, n)[0]:.0f} %, 0 at most ", end=""
+    )
+    print(f"{100 * exact(0, n)[1]:.0f} %; else in brackets\n")
     print(heading("attack", *columns))
-    for attack, cells in table.items():
-        shown = []
-        for column in columns:
-            runs = cells[column]
-            at = [a if a is not None else math.inf for a, *_ in runs]
-            hits = sum(math.isfinite(a) for a in at)
-            middle = statistics.median_low(at)
-            shown.append(
-                f"{100 * hits / len(runs):.0f} % ({middle if math.isfinite(middle) else '-'})" if hits else "0"
-            )
-        print(row(attack, *shown))
+    for attack in runs[0]:
+        print(row(attack, *(cell([r for run in runs for r in run[attack][column]]) for column in columns)))
+
+
+def cell(runs: list[Any]) -> str:
+    at = [math.inf if a is None else a for a, *_ in runs]
+    hits, middle = sum(map(math.isfinite, at)), statistics.median_low(at)
+    if not hits:
+        return "0"
+    low, high = exact(hits, len(at))
+    between = "" if hits == len(at) else f" [{100 * low:.0f}-{100 * high:.0f}]"
+    return f"{100 * hits / len(at):.0f} %{between} ({middle if math.isfinite(middle) else '-'})"
 
 
 def print_theft(name: str) -> None:
-    curves, table = kept("theft", name, 0), kept("detection", name, 0)
-    if not curves or not table:
+    curves, runs = kept("theft", name, 0), [r for seed in range(5) if (r := kept("detection", name, seed))]
+    if not curves or not runs:
         return
     print(f"\n**{name}**: share of a real theft (90 % agreement) done at the alarm, pure\n")
     print(heading("attack", "queries to 90 %", "median queries to the alarm", "share"))
     for attack, curve in curves.items():
         size, best = curve[-1]
-        at = sorted(a if a is not None else math.inf for a, *_ in table[attack]["pure"])[STREAMS // 2]
+        at = statistics.median_low(a if a is not None else math.inf for run in runs for a, *_ in run[attack]["pure"])
         reached = best >= 0.9
         print(
             row(
