@@ -114,8 +114,14 @@ def split_answers(answers: Answers) -> dict[str, Array]:
 
 def join_answers(arrays: Mapping[str, Array], outputs: int) -> Answers:
     """The inverse of `split_answers`; arrays of other names are left alone."""
-    split = {kind: {Signal(n[2:]): a for n, a in arrays.items() if n[:2] == kind} for kind in ("v:", "m:")}
-    return Answers(split["v:"], outputs, split["m:"])
+    values, present = dict[Signal, Array](), dict[Signal, Array]()
+    for name, array in arrays.items():
+        kind, _, signal = name.partition(":")
+        if kind == "v":
+            values[Signal(signal)] = array
+        elif kind == "m":
+            present[Signal(signal)] = array
+    return Answers(values, outputs, present)
 
 
 def pack_answers(answers: Answers) -> bytes:

@@ -43,5 +43,5 @@ class SweepCount:
         table(view, "sweep-count")
         own = past(view, "sweep-count")
         row, at = np.nonzero(changes(view, "sweep-count") == 1)
-        recent = own.start + row - at <= self.within
+        recent = own.place[row] - at <= self.within
         return np.bincount(row[recent], minlength=len(view)).astype(np.float64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,8 +16,6 @@ from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from typing import cast
-
-import numpy as np
 
 from understudy.alerts import Alert
 from understudy.errors import UnderstudyError, UsageError
@@ -39,14 +38,14 @@ from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
 from understudy.response import Response, Seen, due
 from understudy.types import Floats, digest
-from understudy.watch import Calibration, Queries, Standing, State, Watch
+from understudy.watch import Calibration, Queries, State, Watch
 
 LIMIT = 1024  # exchanges of each worker that are read at once
 SAVE = 5.0  # seconds between saves at the least; what came since is read again after a crash
 _SHARE = 10.0  # times what a save took: a tenth of the time at the most goes into saving
 _ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 _MANY = 1024  # changed accounts that are saved before that, to bound memory
-_GROWN = 1.1  # a leak is read again when so many times the queries have been answered: it costs a hundred queries' work
+_GROWN = 1.25  # a leak is read again when so many times the queries have been answered
 _FEW = 50
 
 Made = tuple[Response, Alert | None]
@@ -94,6 +93,7 @@ class Feed:
         self._form = self.watch.calibration.scorer.form
         self._places, self._due = dict(self.states.places), -math.inf
         self._expires = -math.inf
+        self._leaks_count = any(step.when.leak or step.when.leak_budget for step in monitor.response)
         self._held: dict[tuple[str, str], list[Response]] = {}
         self._ending: dict[str, Response] = {}
         self._leaks: dict[str, tuple[int, float | None]] = {}  # of parties: queries then, value
@@ -206,7 +206,7 @@ class Feed:
                     continue
                 if queries.inputs is not None:
                     account.tally.measure(queries.inputs)
-                old = int(np.argmax(np.append(queries.at, math.inf) >= self.watch.calibration.made))
+                old = _before(queries.at, self.watch.calibration.made)
                 if old and account.state.sketch is not None and queries.inputs is not None:
                     # what came before the calibration was learned from: it counts as received, not as behaviour
                     account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
@@ -220,20 +220,21 @@ class Feed:
 
     def _follow(self, accounts: dict[str, Account], batch: Sequence[Queries], done: Done) -> None:
         """What cannot be followed, whatever it is, is counted and passed over: one account must not blind the rest."""
-        features: Floats | None = None
+        states = [accounts[queries.principal].state for queries in batch]
+        runs_of = Counter(queries.principal for queries in batch)
+        once = [i for i, queries in enumerate(batch) if runs_of[queries.principal] == 1]
+        before = {state.principal for state in states if state.alarmed_at is not None}
+        rest = set(range(len(batch)))
         with suppress(*_ODD):
-            features = self.watch.features(batch) if batch else None
-        start = 0
-        for queries in batch:
-            state = accounts[queries.principal].state
-            before, end = state.alarmed_at, start + len(queries)
+            left = set(self.watch.advance_each([states[i] for i in once], [batch[i] for i in once]))
+            rest -= {i for k, i in enumerate(once) if k not in left}
+        for i in sorted(rest):
             try:
-                self.watch.advance(state, queries, None if features is None else features[start:end])
+                self.watch.advance(states[i], batch[i])
             except _ODD:
-                done.damaged += len(queries)
-            if before is None and state.alarmed_at is not None:
-                done.alarmed.append(queries.principal)
-            start = end
+                done.damaged += len(batch[i])
+        now = {state.principal for state in states if state.alarmed_at is not None}
+        done.alarmed += sorted(now - before)
 
     def _fresh(self, principal: str, party: str) -> State:
         return self.watch.fresh(principal, party, self.monitor.segment(principal, party))
@@ -258,16 +259,17 @@ class Feed:
 
     def _decide(self, account: Account, now: float, done: Done) -> None:
         state, tally = account
-        standing = self.watch.standing(state, leak=False)
-        leak = self._leak(account) if any(s.when.leak or s.when.leak_budget for s in self.monitor.response) else None
         promised = self.monitor.promised(state.principal, state.party)
         share = None if promised is None else tally.last_day(now) / promised
-        seen = Seen(state.principal, state.party, tally.tier, self._p_value(standing), leak, tally.queries, share)
+        seen = Seen(state.principal, state.party, tally.tier, self._p_value(state), 1.0, tally.queries, share)
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
+        if not due(self.monitor, held, seen, now):
+            return  # whatever it could have learned: that costs a hundred queries' work to find out
+        seen = seen._replace(leak=self._leak(account) if self._leaks_count else None)
         made = due(self.monitor, held, seen, now)
         if not made:
             return
-        party = self.states.party(tally.party)
+        standing, party = self.watch.standing(state, leak=False), self.states.party(tally.party)
         asked = sum(a.tally.queries for who in party if (a := self.states.get(who))) if len(party) > 1 else None
         read = self._read(account)
         alerts = [
@@ -302,11 +304,10 @@ class Feed:
                 return self._pool.server.first(what, DAY)
         return True
 
-    def _p_value(self, standing: Standing) -> float:
+    def _p_value(self, state: State) -> float:
         """Short of an alarm no p-value counts as within the level."""
-        if standing.alarmed_at is not None:
-            return standing.p_value
-        return max(standing.p_value, math.nextafter(self.monitor.level, 1.0))
+        found = self.watch.p_value(state)
+        return found if state.alarmed_at is not None else max(found, math.nextafter(self.monitor.level, 1.0))
 
     def _read(self, account: Account) -> Leak | None:
         meter, sketch = self.watch.calibration.leak, account.state.sketch
@@ -396,3 +397,9 @@ class Feed:
             self.states.expire(now - self.service.guard.logging.retention_days * DAY)
             self._leaks, self._news = {}, {}  # they are read again for those who ask
         self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))
+
+
+def _before(at: Floats, made: float) -> int:
+    """How many queries come before the first of that time or later."""
+    late = at >= made
+    return 0 if late[0] else int(late.argmax()) if late.any() else len(at)

@@ -46,6 +46,7 @@ class States:
         self._file, self._watch = Database(path, _SCHEMA, 2), watch
         self._held: OrderedDict[str, Account] = OrderedDict()
         self._dirty: dict[str, Account] = {}
+        self._dirty_of: dict[str, set[str]] = {}  # by party
         self._version = -1
         if self._fact("calibration") != made:
             with self._file.write() as db:
@@ -83,6 +84,7 @@ class States:
     def put(self, account: Account) -> None:
         """Remember an account as it is now; on disk with the next `save`."""
         self._dirty[account.state.principal] = self._keep(account.state.principal, account)
+        self._dirty_of.setdefault(account.tally.party, set()).add(account.state.principal)
 
     def settle(self, response: str) -> None:
         """Remember that the end of a response has been dealt with."""
@@ -93,8 +95,7 @@ class States:
         """The accounts of a party that have been seen."""
         with self._file.damage():
             rows = self._file.db.execute("SELECT principal FROM states WHERE party = ?", (party,)).fetchall()
-        fresh = {who for who, account in self._dirty.items() if account.tally.party == party}
-        return sorted({who for (who,) in rows} | fresh)
+        return sorted({who for (who,) in rows} | self._dirty_of.get(party, set()))
 
     def accounts(self) -> int:
         """How many accounts are on disk."""
@@ -118,7 +119,7 @@ class States:
             )
             db.executemany("INSERT OR REPLACE INTO places VALUES(?, ?, ?)", [(w, *p) for w, p in places.items()])
             db.executemany("INSERT OR IGNORE INTO settled VALUES(?)", [(id_,) for id_ in self._settling])
-        self.places, self._dirty, self._settling = dict(places), {}, set()
+        self.places, self._dirty, self._dirty_of, self._settling = dict(places), {}, {}, set()
         while len(self._held) > _AT_HAND:
             self._held.popitem(last=False)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 
 from understudy.alerts import InputStatistics, Volumes, moment
 from understudy.history import Row
@@ -36,8 +36,8 @@ class Tally:
     clients: dict[str, int] = field(default_factory=dict)
     hours: dict[int, int] = field(default_factory=dict)
     seen: int = 0
-    total: list[float] = field(default_factory=list)
-    squares: list[float] = field(default_factory=list)
+    total: Array | None = None
+    squares: Array | None = None
     leak: float | None = None
     leak_read: int = 0
 
@@ -61,10 +61,12 @@ class Tally:
         self.seen += len(inputs)
         if inputs.dtype == object:
             return
-        x = np.clip(np.nan_to_num(np.asarray(inputs, np.float64)[:, :_COORDINATES]), -_LARGE, _LARGE)
-        total, squares = x.sum(0), (x * x).sum(0)
-        self.total = (total + self.total if self.total else total).tolist()
-        self.squares = (squares + self.squares if self.squares else squares).tolist()
+        x = np.asarray(inputs, np.float64)[:, :_COORDINATES]
+        if not (np.abs(x) <= _LARGE).all():
+            x = np.clip(np.nan_to_num(x), -_LARGE, _LARGE)
+        total, squares = np.add.reduce(x, 0), np.einsum("ij,ij->j", x, x)
+        self.total = total if self.total is None else total + self.total
+        self.squares = squares if self.squares is None else squares + self.squares
 
     def last_day(self, now: float) -> int:
         """Queries of the last 24 hours, to the hour."""
@@ -89,15 +91,17 @@ class Tally:
         """What the inputs add up to."""
         if not self.seen:
             return InputStatistics(kept=kept)
-        mean = np.array(self.total) / self.seen
-        spread = np.sqrt(np.maximum(np.array(self.squares) / self.seen - mean**2, 0))
+        mean, spread = None, None
+        if self.total is not None and self.squares is not None:
+            mean = self.total / self.seen
+            spread = np.sqrt(np.maximum(self.squares / self.seen - mean**2, 0))
         return InputStatistics(
             kept=kept,
             seen=self.seen,
             repeats=quality.get("repeats"),
             out_of_range=quality.get("out_of_range"),
-            mean=mean.tolist() or None,
-            spread=spread.tolist() or None,
+            mean=None if mean is None else mean.tolist(),
+            spread=None if spread is None else spread.tolist(),
         )
 
     def most(self) -> tuple[list[str], list[str]]:
@@ -106,12 +110,14 @@ class Tally:
 
     def to_text(self) -> str:
         """The tally as JSON."""
-        return json.dumps(asdict(self))
+        return orjson.dumps(self, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
 
     @classmethod
     def from_text(cls, text: str) -> Tally:
         """The inverse of `to_text`."""
-        body: dict[str, Any] = json.loads(text)
+        body: dict[str, Any] = orjson.loads(text)
+        for name in ("total", "squares"):
+            body[name] = None if not body[name] else np.array(body[name])
         body["hours"] = {int(hour): n for hour, n in body["hours"].items()}
         return cls(**body)
 

@@ -77,7 +77,7 @@ class Own:
 
     `rows` (n, width): the queries; `earlier` (m, width): what they are held against, oldest first; `nearest` (n,):
     index into `earlier` of the nearest in z, -1 where there is none; `distance` (n,) to it, inf where there is none;
-    `start`: where row 0 itself stands in `earlier` (row i stands at start + i); `repeat` (n,): in its window already,
+    `place` (n,): where each row itself stands in `earlier`; `repeat` (n,): in its window already,
     so that nothing bets on it; `fresh` (n,): no edit of an own earlier one either; `changed` (n, m): fields that
     differ, or words put in and taken out, a large number outside a query's window; None for images.
     """
@@ -86,7 +86,7 @@ class Own:
     earlier: Floats32
     nearest: NDArray[np.int64]
     distance: Floats
-    start: int
+    place: NDArray[np.int64]
     repeat: Bools
     fresh: Bools
     changed: NDArray[np.int16] | None = None

@@ -111,7 +111,15 @@ class ImageScale(Arrays):
         """Hold `rows` against `ring` and each other: an edit lies within `edit` of an own earlier image."""
         earlier, start = np.concatenate([ring, rows]), len(ring)
         nearest, distance = neighbours(self._z(earlier), start, unseen(start, len(rows)))
-        return Own(rows, earlier, nearest, distance, start, distance <= _SAME, distance > max(float(self.edit), _SAME))
+        return Own(
+            rows,
+            earlier,
+            nearest,
+            distance,
+            start + np.arange(len(rows)),
+            distance <= _SAME,
+            distance > max(float(self.edit), _SAME),
+        )
 
     def outside(self, view: View) -> Bools:
         """(n,) True where a pixel is missing or lies outside the reference's range: a matter of data quality."""

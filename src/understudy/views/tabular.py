@@ -7,6 +7,8 @@ through signed log1p, and everything is cut at +-8.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -19,6 +21,7 @@ from understudy.types import Array, Floats
 from understudy.views.base import (
     CUT,
     UNKNOWN,
+    WINDOW,
     Arrays,
     Bools,
     Floats32,
@@ -84,7 +87,9 @@ class Scale(Arrays):
         """(n, d) in own units; a missing value lies at the mean."""
         with np.errstate(over="ignore", invalid="ignore"):
             units = (inputs - self.centre) / self.spread
-        found: Floats32 = np.clip(np.nan_to_num(units, posinf=_FAR, neginf=-_FAR), -_FAR, _FAR).astype(np.float32)
+        if not np.isfinite(units).all():
+            units = np.nan_to_num(units, posinf=_FAR, neginf=-_FAR)
+        found: Floats32 = np.minimum(np.maximum(units, -_FAR), _FAR).astype(np.float32)
         return found
 
     def z(self, own: Floats32) -> Floats32:
@@ -103,7 +108,7 @@ class Scale(Arrays):
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether an input of this shape has as many numbers as there are columns."""
-        return shape != () and int(np.prod(shape)) == len(self.centre)
+        return shape != () and math.prod(shape) == len(self.centre)
 
     def view(self, inputs: Array, labels: NDArray[np.int64], margin: Floats, ring: Floats32 | None = None) -> View:
         """Rows (n, d) as detectors see them. Raises InputError where there are other columns."""
@@ -113,16 +118,60 @@ class Scale(Arrays):
 
     def compare(self, ring: Floats32, rows: Floats32) -> Own:
         """Hold `rows` against `ring` and each other: an edit changes max(3, d / 12) fields at most, or half of few."""
-        earlier, start, d = np.concatenate([ring, rows]), len(ring), rows.shape[1]
+        earlier, start = np.concatenate([ring, rows]), len(ring)
         hidden = unseen(start, len(rows))
         changed = np.zeros(hidden.shape, np.int16)
         for a, b in zip(np.ascontiguousarray(rows.T), np.ascontiguousarray(earlier.T), strict=True):
             changed += a[:, None] != b
         changed[hidden] = UNKNOWN
-        fewest = changed.min(1, initial=UNKNOWN)
-        edit = min(max(3, d // 12), max(1, d // 2))  # of few columns, two in common do not make an edit
         nearest, distance = neighbours(self.z(earlier), start, hidden)
-        return Own(rows, earlier, nearest, distance, start, fewest == 0, fewest > edit, changed)
+        return self._own(rows, earlier, nearest, distance, start + np.arange(len(rows)), changed)
+
+    def compare_each(self, rings: Sequence[Floats32], rows: Sequence[Floats32]) -> Own:
+        """`compare` of several accounts, as one: their rows one after another, each held against its own account's.
+
+        Each account's queries take up as much of `earlier` as the longest's; what lies between is in nobody's window.
+        """
+        lives = [len(ring) + len(mine) for ring, mine in zip(rings, rows, strict=True)]
+        count, most, longest, d = len(rows), max(map(len, rows)), max(lives), len(self.centre)
+        earlier = np.zeros((count, longest, d), np.float32)
+        asked, place = np.zeros((count, most, d), np.float32), np.zeros((count, most), np.int64)
+        there = np.zeros((count, most), np.bool_)
+        for a, (ring, mine) in enumerate(zip(rings, rows, strict=True)):
+            earlier[a, : len(ring)], earlier[a, len(ring) : lives[a]], asked[a, : len(mine)] = ring, mine, mine
+            place[a], there[a, : len(mine)] = len(ring) + np.arange(most), True
+        at = np.arange(longest)
+        hidden = (at >= place[:, :, None]) | (at < place[:, :, None] - WINDOW)
+        differ = (asked[:, :, None] != earlier[:, None]).view(np.uint8)
+        changed = np.add.reduce(differ, 3, np.uint8 if d < 256 else np.int16).astype(np.int16)
+        changed[hidden] = UNKNOWN
+        z, mine_z = self.z(earlier), self.z(asked)
+        apart = np.einsum("amd,amd->am", z, z)[:, None] - 2 * (mine_z @ z.transpose(0, 2, 1))
+        apart[hidden] = np.inf
+        nearest, alone = apart.argmin(2), hidden.all(2)
+        near = z[np.arange(count)[:, None], nearest]
+        distance = np.where(alone, np.inf, np.linalg.norm(mine_z - near, axis=2)).astype(np.float64)
+        first = longest * np.arange(count)[:, None]
+        whole = np.full((count, most, count, longest), UNKNOWN, np.int16)
+        whole[np.arange(count), :, np.arange(count)] = changed
+        return self._own(
+            *(asked[there], earlier.reshape(-1, d), np.where(alone, -1, nearest + first)[there], distance[there]),
+            *((place + first)[there], whole.reshape(count, most, -1)[there]),
+        )
+
+    def _own(
+        self,
+        rows: Floats32,
+        earlier: Floats32,
+        nearest: NDArray[np.int64],
+        distance: Floats,
+        place: NDArray[np.int64],
+        changed: NDArray[np.int16],
+    ) -> Own:
+        d = len(self.centre)
+        edit = min(max(3, d // 12), max(1, d // 2))  # of few columns, two in common do not make an edit
+        fewest = changed.min(1, initial=UNKNOWN)
+        return Own(rows, earlier, nearest, distance, place, fewest == 0, fewest > edit, changed)
 
     def outside(self, view: View) -> Bools:
         """(n,) True where a value is missing or lies outside the reference's range: a matter of data quality."""

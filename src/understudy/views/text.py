@@ -167,7 +167,9 @@ class TextScale(Arrays):
         edit = np.maximum(2, rows[:, _SIZE] / 4)
         nearest, distance = neighbours(np.ascontiguousarray(earlier[:, _PLACE]), start, hidden)
         repeat = rows[:, _NEW] == 0
-        return Own(rows, earlier, nearest, distance, start, repeat, ~repeat & (fewest > edit), changed)
+        return Own(
+            rows, earlier, nearest, distance, start + np.arange(len(rows)), repeat, ~repeat & (fewest > edit), changed
+        )
 
     def outside(self, view: View) -> Bools:
         """(n,) True where a text has no words, or more than any of the reference: a matter of data quality."""

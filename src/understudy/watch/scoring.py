@@ -72,7 +72,7 @@ class Scorer:
         if not seen or not self.form.singly:
             return found
         inputs = np.concatenate([q.inputs.reshape(len(q), -1) for q in seen if q.inputs is not None])
-        margin = np.concatenate([_margin(q) for q in seen])
+        margin = np.concatenate([margin_of(q) for q in seen])
         view = self.form.view(inputs, np.concatenate([labels(q.answers) for q in seen]), margin)
         rows = np.concatenate([np.full(len(q), q.inputs is not None) for q in batch])
         for j, detector in enumerate(self.detectors):
@@ -88,7 +88,7 @@ class Scorer:
         """
         n = len(queries)
         found = self.features([queries]) if features is None else features.copy()
-        classes, margin = labels(queries.answers), _margin(queries)
+        classes, margin = labels(queries.answers), margin_of(queries)
         clock = self._paced(found, clock, queries.at)
         if self.blind and "margin" in self.names:
             found[:, self.names.index("margin")] = -margin
@@ -132,5 +132,6 @@ def _coarse(scores: Floats) -> Floats:
     return scores.astype(np.float32).astype(np.float64)
 
 
-def _margin(queries: Queries) -> Floats:
+def margin_of(queries: Queries) -> Floats:
+    """(n,) the owner's margin, else what the answers show of it."""
     return gap(queries.answers) if queries.margin is None else queries.margin

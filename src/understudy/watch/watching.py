@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from understudy.errors import UsageError
+from understudy.errors import UnderstudyError, UsageError
 from understudy.types import Floats
 from understudy.watch.calibration import Calibration
+from understudy.watch.crowd import commit, follow, takes
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import spans
 from understudy.watch.scoring import CLOCK, Scored
@@ -82,6 +83,25 @@ class Watch:
         state.n += n
         return state
 
+    def advance_each(self, states: Sequence[State], batch: Sequence[Queries]) -> list[int]:
+        """`advance` for several accounts, each once, where they share the work: a third of the price for a few rows.
+
+        Returns which it left as they were: those that ask much or cannot be followed so, or at all; `advance` tells.
+        """
+        c = self.calibration
+        few = [i for i, (state, queries) in enumerate(zip(states, batch, strict=True)) if takes(c, state, queries)]
+        left = sorted(set(range(len(states))) - set(few))
+        found = follow(c, [states[i] for i in few], [batch[i] for i in few]) if few else []
+        for i, one in zip(few, found, strict=True):
+            try:
+                commit(states[i], batch[i], one)
+            except (UnderstudyError, ValueError, ArithmeticError, LookupError):
+                left.append(i)
+                continue
+            self._judge(states[i], one.z)
+            states[i].n += len(batch[i])
+        return left
+
     def _bets(self, state: State, scored: Scored) -> Floats:
         coin = coins(state.seed, state.n, scored.scores.shape)
         p = p_of(self.calibration.cohort(state.segment).references, scored.scores, scored.labels, coin)
@@ -102,6 +122,10 @@ class Watch:
             if state.alarmed_at is None and limit is not None and state.best[e] > limit:
                 state.alarmed_at = state.n + rows.start + int(np.argmax(z[rows] > limit)) + 1
 
+    def p_value(self, state: State) -> float:
+        """The share of benign accounts that ever look so unusual within the horizon."""
+        return self.calibration.cohort(state.segment).ranking.p_value(state.best)
+
     def standing(self, state: State, leak: bool = True) -> Standing:
         """Where the account stands now. `leak`: read the meter too, which costs a hundred times the rest."""
         c, n = self.calibration, max(state.n, 1)
@@ -113,7 +137,7 @@ class Watch:
         leak = leak and state.sketch is not None and state.sketch.n > 0
         return Standing(
             *(state.principal, state.party, state.n, state.since, state.until),
-            p_value=cohort.ranking.p_value(state.best),
+            p_value=self.p_value(state),
             alarmed_at=state.alarmed_at,
             z=float(state.best.max()),
             scores=tuple((c.scorer.names[j], float(now[j])) for j in order),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.types import Array, Floats
 
@@ -75,13 +76,18 @@ class Purse:
         return cls(np.full(scores, 0.5), np.full(scores, 0.5), np.zeros(scores))
 
     def after(self, e: Floats) -> tuple[Floats, Purse]:
-        """Log wealth (n, s) after each of n queries with bets `e` (n, s), and the purse after the last.
+        """Log wealth (n, s) after each of n queries with bets `e` (n, s), and the purse after the last."""
+        if not len(e):
+            return np.zeros((0, len(self.log))), self
+        betting, cash, log = self.path(e)
+        return log, Purse(betting[-1], cash[-1], log[-1])
+
+    def path(self, e: Floats) -> tuple[Floats, Floats, Floats]:
+        """The shares that bet and that wait, and log wealth, (n, s) each, after each of one or more queries.
 
         Each query is a matrix [[(1-a) e, a e], [a, 1-a]] on (betting, cash): products of all prefixes by doubling
         (Hillis and Steele, CACM 29, 1986), scaled to stay finite.
         """
-        if not len(e):
-            return np.zeros((0, len(self.log))), self
         a, b, c, d = (1 - SHARE) * e, SHARE * e, np.full(e.shape, SHARE), np.full(e.shape, 1 - SHARE)
         log, step = np.zeros(e.shape), 1
         while step < len(e):
@@ -96,22 +102,27 @@ class Purse:
         betting, cash = a * self.betting + b * self.cash, c * self.betting + d * self.cash
         total = betting + cash
         log += np.log(total) + self.log
-        return log, Purse(betting[-1] / total[-1], cash[-1] / total[-1], log[-1])
+        return betting / total, cash / total, log
 
 
 def coins(seed: int, start: int, shape: tuple[int, int]) -> Floats:
-    """(n, s) uniforms on [0, 1) keyed by account and query, so that nothing depends on how queries are batched.
+    """(n, s) uniforms on [0, 1) keyed by account and query, so that nothing depends on how queries are batched."""
+    n, s = shape
+    return coins_at(np.uint64(seed), np.arange(start, start + n), s)
+
+
+def coins_at(seeds: NDArray[np.uint64] | np.uint64, places: NDArray[np.int64], s: int) -> Floats:
+    """(n, s) of queries of several accounts: `seeds` (n, 1), and the number of each query in its account, from 0.
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
-    n, s = shape
-    counter = np.arange(start * s, (start + n) * s, dtype=np.uint64)
+    counter = (places[:, None] * s + np.arange(1, s + 1)).astype(np.uint64)
     with np.errstate(over="ignore"):
-        x = np.uint64(seed) + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = seeds + counter * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
-    found: Floats = ((x >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(n, s)
+    found: Floats = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return found
 
 

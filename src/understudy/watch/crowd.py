@@ -1,0 +1,165 @@
+"""Many accounts that asked a few queries each, followed at once: as `Watch.advance` one after another, up to rounding.
+
+A few rows cost as much as one in everything that numpy does, so the price of an account is that of the calls. Here the
+calls are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.types import Array, Floats
+from understudy.views import WINDOW, Floats32, Scale, View, labels
+from understudy.views.base import Bools
+from understudy.watch.calibration import Calibration, Cohort
+from understudy.watch.queries import Queries
+from understudy.watch.scoring import Scorer, margin_of
+from understudy.watch.state import FIRST, State
+from understudy.watch.wealth import MARGIN, UNUSUAL, Purse, bets, coins_at, p_of
+
+FEW = 32  # queries of one account up to which sharing pays
+_ROOM = 2**17  # numbers in the table of changed fields, all of a group against all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """What comes of one account's queries, before its state is changed."""
+
+    scores: Floats  # (n, s)
+    tails: Floats  # (2, s)
+    z: Floats  # (n,)
+    peak: Floats
+    purse: Purse
+    ring: Floats32
+    counts: tuple[int, int, int]  # repeats, fresh, out of range
+
+
+def takes(calibration: Calibration, state: State, queries: Queries) -> bool:
+    """Whether an account's queries are followed with others': a few rows of numbers, and no approval by a human."""
+    form, inputs = calibration.scorer.form, queries.inputs
+    return (
+        isinstance(form, Scale) and inputs is not None and 0 < len(queries) <= FEW and not state.own
+        and queries.principal == state.principal and inputs.dtype.kind in "fiub" and form.takes(inputs.shape[1:])
+    )  # fmt: skip
+
+
+def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Queries]) -> list[Followed]:
+    """Accounts that `takes` says yes to, each once. Nothing is changed."""
+    scorer, form = calibration.scorer, calibration.scorer.form
+    assert isinstance(form, Scale)
+    lengths = np.array([len(q) for q in batch])
+    ends = np.cumsum(lengths)
+    rows = [slice(end - n, end) for n, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
+    inputs = np.concatenate([q.inputs.reshape(len(q), -1) for q in batch if q.inputs is not None])
+    classes = np.concatenate([labels(q.answers) for q in batch])
+    view = form.view(inputs, classes, np.concatenate([margin_of(q) for q in batch]))
+    scores, repeat, fresh = _scores(scorer, form, view, [s.ring for s in states], rows)
+    e = np.ones(scores.shape)
+    by_cohort: dict[int, tuple[Cohort, list[int]]] = {}
+    for i, state in enumerate(states):
+        cohort = calibration.cohort(state.segment)
+        by_cohort.setdefault(id(cohort), (cohort, []))[1].append(i)
+    coin = _coins(states, lengths, scores.shape[1])
+    for cohort, members in by_cohort.values():
+        mine: Array = np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in members])
+        p = np.minimum(1.0, p_of(cohort.references, scores[mine], classes[mine], coin[mine]) + MARGIN)
+        e[mine] = np.where(np.isnan(scores[mine]), 1.0, bets(p))
+    found: list[Followed | None] = [None] * len(states)
+    outside = form.outside(view)
+    sums = np.stack([repeat, fresh, outside], 1).astype(np.int64)
+    totals = np.add.reduceat(sums, ends - lengths).tolist()
+    tails = np.add.reduceat(np.stack([e != 1, e > UNUSUAL], 1).astype(np.float64), ends - lengths)
+    for members in _alike(lengths):
+        purses, logs = _after([states[i].purse for i in members], [e[rows[i]] for i in members])
+        peaks = np.maximum.accumulate(np.maximum(logs, np.stack([states[i].peak for i in members])), 0)  # (n, a, s)
+        for a, i in enumerate(members):
+            n, state = lengths[i], states[i]
+            z = calibration.cohort(state.segment).normaliser.z(peaks[:n, a], state.age).max(1)
+            ring = np.concatenate([state.ring, view.own[rows[i]]])[-WINDOW:]
+            repeats, new, beyond = totals[i]
+            peak, scored = peaks[n - 1, a].copy(), scores[rows[i]]
+            found[i] = Followed(scored, tails[i], z, peak, purses[a], ring, (repeats, new, beyond))
+    return [one for one in found if one is not None]
+
+
+def commit(state: State, queries: Queries, one: Followed) -> None:
+    """Change a state by what was found, but for its count. Where its sketch refuses the answers, nothing is changed."""
+    if state.sketch is not None and queries.inputs is not None:
+        state.sketch.add(queries.inputs, queries.answers)
+    state.peak, state.purse, state.ring = one.peak, one.purse, one.ring
+    state.tails = state.tails + one.tails
+    if len(state.first) < FIRST:
+        state.first = np.concatenate([state.first, one.scores[: FIRST - len(state.first)].astype(np.float32)])
+    for name, more in zip(("repeats", "fresh", "out_of_range"), one.counts, strict=True):
+        state.counts[name] = state.counts.get(name, 0) + more
+    state.since, state.until = min(state.since, float(queries.at[0])), max(state.until, float(queries.at[-1]))
+
+
+def _scores(
+    scorer: Scorer, form: Scale, view: View, rings: Sequence[Floats32], rows: Sequence[slice]
+) -> tuple[Floats, Bools, Bools]:
+    """(all rows, s) scores, and which rows are repeats, and no edits either."""
+    found = np.empty((len(view), len(scorer.names)))
+    repeat, fresh = np.zeros(len(view), np.bool_), np.zeros(len(view), np.bool_)
+    for j, detector in enumerate(scorer.detectors):
+        if not detector.looks_back:
+            found[:, j] = detector.score(view)
+    for members in _groups([len(r) for r in rings], [r.stop - r.start for r in rows]):
+        mine: Array = np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in members])
+        past = form.compare_each([rings[i] for i in members], [view.own[rows[i]] for i in members])
+        part = View(
+            form, view.inputs[mine], view.own[mine], view.z[mine], view.labels[mine], view.margin[mine], None, past
+        )
+        repeat[mine], fresh[mine] = past.repeat, past.fresh
+        for j, detector in enumerate(scorer.detectors):
+            if detector.looks_back:
+                found[mine, j] = detector.score(part)
+    for j, detector in enumerate(scorer.detectors):
+        found[repeat if detector.bets_on == "new" else ~fresh, j] = np.nan
+    return found.astype(np.float32).astype(np.float64), repeat, fresh
+
+
+def _groups(kept: Sequence[int], asked: Sequence[int]) -> Iterator[list[int]]:
+    """Accounts of like size, as many as there is room for."""
+    group, widest = list[int](), 0
+    for i in sorted(range(len(kept)), key=lambda i: (kept[i] + asked[i], asked[i])):
+        widest = max(widest, asked[i])
+        if group and (len(group) + 1) ** 2 * widest * (kept[i] + asked[i]) > _ROOM:
+            yield group
+            group, widest = [], asked[i]
+        group.append(i)
+    if group:
+        yield group
+
+
+def _alike(lengths: NDArray[np.int64]) -> Iterator[list[int]]:
+    """Accounts whose numbers of queries lie within a factor of two."""
+    sizes = np.ceil(np.log2(lengths))
+    for size in np.unique(sizes):
+        yield np.flatnonzero(sizes == size).tolist()
+
+
+def _after(purses: Sequence[Purse], e: Sequence[Floats]) -> tuple[list[Purse], Floats]:
+    """Each purse after its bets (n, s), and log wealth (most n, accounts, s) after each query, as far as there are any.
+
+    Scores do not meet in a purse, so many purses are one of many scores.
+    """
+    s, most = e[0].shape[1], max(map(len, e))
+    padded = np.ones((most, len(e), s))
+    for a, mine in enumerate(e):
+        padded[: len(mine), a] = mine
+    joined = Purse(*(np.concatenate([getattr(p, part) for p in purses]) for part in ("betting", "cash", "log")))
+    betting, cash, log = (part.reshape(most, len(e), s) for part in joined.path(padded.reshape(most, -1)))
+    last = [len(mine) - 1 for mine in e]
+    after = [Purse(betting[n, a].copy(), cash[n, a].copy(), log[n, a].copy()) for a, n in enumerate(last)]
+    return after, log
+
+
+def _coins(states: Sequence[State], lengths: NDArray[np.int64], s: int) -> Floats:
+    seeds = np.repeat(np.array([state.seed for state in states], np.uint64), lengths)
+    first = np.repeat(np.array([state.n for state in states]) - (np.cumsum(lengths) - lengths), lengths)
+    return coins_at(seeds[:, None], first + np.arange(len(seeds)), s)

@@ -1,0 +1,101 @@
+"""Following many accounts at once is following each by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from test_watch import account, answer, benign, calibration, noise
+from understudy.types import Answers, Signal
+from understudy.watch import Queries, State, Watch
+from understudy.watch.crowd import FEW, takes
+
+
+def queries_of(name: str, kind: str, n: int, seed: int) -> Queries:
+    """What an account asks: as a customer, as a thief, small steps from one row, or without inputs on record."""
+    rng = np.random.default_rng(seed)
+    if kind == "steps":
+        x = np.repeat(benign(seed % 50, 1), n, 0)
+        x[np.arange(n), rng.integers(0, 64, n)] += rng.choice([0.0, 0.5, 1.0], n)
+    else:
+        x = noise(n, seed) if kind == "noise" else benign(seed % 500, max(n, 2))[:n]
+    made = account(name, x, "batch" if seed % 3 == 0 else None)
+    return Queries(name, made.party, made.at, None, made.answers) if kind == "blind" else made
+
+
+def same(one: State, other: State) -> None:
+    assert np.array_equal(one.ring, other.ring)
+    assert np.array_equal(one.tails, other.tails)
+    assert (one.n, one.alarmed_at, one.counts, one.since, one.until) == (
+        *(other.n, other.alarmed_at, other.counts, other.since, other.until),
+    )
+    for name in ("peak", "best", "first"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), 1e-6, 1e-6)
+    for name in ("betting", "cash", "log"):
+        np.testing.assert_allclose(getattr(one.purse, name), getattr(other.purse, name), 1e-9, 1e-12)
+    assert (one.sketch is None) == (other.sketch is None)
+    if one.sketch is not None and other.sketch is not None:
+        assert one.sketch.to_bytes() == other.sketch.to_bytes()
+
+
+ACCOUNTS = st.lists(
+    st.tuples(
+        st.sampled_from(["benign", "noise", "steps", "blind"]),
+        st.sampled_from([0, 1, 7, 60, 520]),  # asked before
+        st.lists(st.sampled_from([1, 2, 3, 8, FEW, FEW + 1]), min_size=1, max_size=2),
+        st.booleans(),  # approved by a human
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(ACCOUNTS)
+def test_many_at_once_are_each_by_itself(accounts: list[tuple[str, int, list[int], bool]]) -> None:
+    watch = Watch(calibration())
+    together, apart = list[State](), list[State]()
+    for i, (_, before, _, approved) in enumerate(accounts):
+        state = watch.fresh(f"a{i}", "p", "batch" if i % 3 == 0 else None)
+        if before:
+            watch.advance(state, queries_of(f"a{i}", "benign", before, i))
+        if approved and before >= 150:
+            watch.rebaseline(state, "Eli", 1.0)
+        together.append(State.from_bytes(state.to_bytes(), watch.calibration.leak))
+        apart.append(State.from_bytes(state.to_bytes(), watch.calibration.leak))
+    for turn in range(2):
+        of = [(i, kind, more[turn]) for i, (kind, _, more, _) in enumerate(accounts) if turn < len(more)]
+        batch = [queries_of(f"a{i}", kind, n, 1000 * turn + i) for i, kind, n in of]
+        few = [k for k in range(len(of)) if takes(watch.calibration, together[of[k][0]], batch[k])]
+        left = watch.advance_each([together[i] for i, *_ in of], batch)
+        assert sorted([*few, *left]) == list(range(len(of)))
+        features = watch.features([batch[k] for k in few])  # of all at once: a product of matrices rounds by its size
+        for k in left:
+            watch.advance(together[of[k][0]], batch[k])
+            watch.advance(apart[of[k][0]], batch[k])
+        start = 0
+        for k in few:
+            watch.advance(apart[of[k][0]], batch[k], features[start : start + len(batch[k])])
+            start += len(batch[k])
+    for one, other in zip(together, apart, strict=True):
+        same(one, other)
+
+
+def test_it_leaves_as_it_was_whom_it_cannot_follow() -> None:
+    watch = Watch(calibration())
+    states = [watch.fresh(f"a{i}", "p") for i in range(5)]
+    x = benign(1, 3)
+    bad = Answers({Signal.LABEL: np.array([1, 2, 99])}, 10)
+    batch = [
+        account("a0", x),
+        account("somebody else", x),
+        Queries("a2", "p", np.arange(3.0), x, bad),
+        Queries("a3", "p", np.arange(3.0), x[:, :5], answer(x)),
+        account("a4", x),
+    ]
+    assert watch.advance_each(states, batch) == [1, 3, 2]
+    assert [state.n for state in states] == [3, 0, 0, 0, 3]
+    fresh = watch.fresh("a2", "p")
+    assert states[2].to_bytes() == fresh.to_bytes()
+    assert watch.advance_each([], []) == []
