@@ -20,7 +20,8 @@ from understudy.watch import State, Watch
 
 FILE = "states.sqlite"
 ALONE = "states-alone.sqlite"  # a copy that goes on by itself while other machines are out of reach
-_AT_HAND = 512  # accounts that are kept in memory, unpacked
+_AT_HAND = 64 * 2**20  # bytes of accounts' latest queries that are kept in memory, unpacked
+_ACCOUNT = 2**14  # bytes that an account takes beside them
 _SCHEMA = """
 CREATE TABLE states(
   principal TEXT PRIMARY KEY, party TEXT NOT NULL, last REAL NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL)
@@ -120,8 +121,10 @@ class States:
             db.executemany("INSERT OR REPLACE INTO places VALUES(?, ?, ?)", [(w, *p) for w, p in places.items()])
             db.executemany("INSERT OR IGNORE INTO settled VALUES(?)", [(id_,) for id_ in self._settling])
         self.places, self._dirty, self._dirty_of, self._settling = dict(places), {}, {}, set()
-        while len(self._held) > _AT_HAND:
-            self._held.popitem(last=False)
+        size = sum(_ACCOUNT + account.state.ring.nbytes for account in self._held.values())
+        while size > _AT_HAND:
+            _, account = self._held.popitem(last=False)
+            size -= _ACCOUNT + account.state.ring.nbytes
 
     def expire(self, before: float) -> int:
         """Remove the accounts that have asked nothing since, as retention removes their exchanges; returns how many."""
