@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_watch import account, answer, benign, calibration, noise
-from understudy.types import Answers, Signal
+from understudy.leak import LeakSketch
+from understudy.types import Answers, Floats
 from understudy.watch import Queries, State, Watch
 from understudy.watch.crowd import FEW, takes
 
@@ -82,20 +83,28 @@ def test_many_at_once_are_each_by_itself(accounts: list[tuple[str, int, list[int
         same(one, other)
 
 
+class Refusing(LeakSketch):
+    """A sketch that cannot take what was answered."""
+
+    def add(self, inputs: Floats, answers: Answers) -> None:
+        raise ValueError("refused")
+
+
 def test_it_leaves_as_it_was_whom_it_cannot_follow() -> None:
     watch = Watch(calibration())
     states = [watch.fresh(f"a{i}", "p") for i in range(5)]
     x = benign(1, 3)
-    bad = Answers({Signal.LABEL: np.array([1, 2, 99])}, 10)
+    states[2].sketch = Refusing(watch.calibration.leak)  # type: ignore[arg-type]
     batch = [
         account("a0", x),
         account("somebody else", x),
-        Queries("a2", "p", np.arange(3.0), x, bad),
+        account("a2", x),
         Queries("a3", "p", np.arange(3.0), x[:, :5], answer(x)),
         account("a4", x),
     ]
     assert watch.advance_each(states, batch) == [1, 3, 2]
     assert [state.n for state in states] == [3, 0, 0, 0, 3]
-    fresh = watch.fresh("a2", "p")
+    states[2].sketch, fresh = None, watch.fresh("a2", "p")
+    fresh.sketch = None
     assert states[2].to_bytes() == fresh.to_bytes()
     assert watch.advance_each([], []) == []
