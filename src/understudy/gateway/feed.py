@@ -25,7 +25,7 @@ from understudy.gateway.entries import Aside
 from understudy.gateway.metrics import log
 from understudy.gateway.pool import Pool
 from understudy.gateway.reporting import Reporter
-from understudy.gateway.runs import runs
+from understudy.gateway.runs import before, runs
 from understudy.gateway.service import Service
 from understudy.gateway.shared import SILENT, Away
 from understudy.gateway.states import ALONE, Account, States, remove
@@ -37,7 +37,7 @@ from understudy.history import Row
 from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
 from understudy.response import Response, Seen, due
-from understudy.types import Floats, digest
+from understudy.types import digest
 from understudy.watch import Calibration, Queries, State, Watch
 
 LIMIT = 1024  # exchanges of each worker that are read at once
@@ -206,7 +206,7 @@ class Feed:
                     continue
                 if queries.inputs is not None:
                     account.tally.measure(queries.inputs)
-                old = _before(queries.at, self.watch.calibration.made)
+                old = before(queries.at, self.watch.calibration.made)
                 if old and account.state.sketch is not None and queries.inputs is not None:
                     # what came before the calibration was learned from: it counts as received, not as behaviour
                     account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
@@ -223,7 +223,7 @@ class Feed:
         states = [accounts[queries.principal].state for queries in batch]
         runs_of = Counter(queries.principal for queries in batch)
         once = [i for i, queries in enumerate(batch) if runs_of[queries.principal] == 1]
-        before = {state.principal for state in states if state.alarmed_at is not None}
+        known = {state.principal for state in states if state.alarmed_at is not None}
         rest = set(range(len(batch)))
         with suppress(*_ODD):
             left = set(self.watch.advance_each([states[i] for i in once], [batch[i] for i in once]))
@@ -234,7 +234,7 @@ class Feed:
             except _ODD:
                 done.damaged += len(batch[i])
         now = {state.principal for state in states if state.alarmed_at is not None}
-        done.alarmed += sorted(now - before)
+        done.alarmed += sorted(now - known)
 
     def _fresh(self, principal: str, party: str) -> State:
         return self.watch.fresh(principal, party, self.monitor.segment(principal, party))
@@ -397,9 +397,3 @@ class Feed:
             self.states.expire(now - self.service.guard.logging.retention_days * DAY)
             self._leaks, self._news = {}, {}  # they are read again for those who ask
         self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))
-
-
-def _before(at: Floats, made: float) -> int:
-    """How many queries come before the first of that time or later."""
-    late = at >= made
-    return 0 if late[0] else int(late.argmax()) if late.any() else len(at)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from understudy.history import Row
-from understudy.types import Answers
+from understudy.types import Answers, Floats
 from understudy.watch import Queries
 
 
@@ -39,3 +39,9 @@ def _joined(rows: Sequence[Row], segment: str | None) -> Queries:
         np.concatenate(margins) if margins else None,
         segment=segment,
     )
+
+
+def before(at: Floats, made: float) -> int:
+    """How many queries come before the first of that time or later."""
+    late = at >= made
+    return 0 if late[0] else int(late.argmax()) if late.any() else len(at)
