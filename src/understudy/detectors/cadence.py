@@ -45,7 +45,7 @@ class Cadence:
     def score(self, view: View) -> Floats:
         """(n,) 0 at most, at a perfect beat; NaN before enough pauses and where times are not known."""
         own = times(view, "cadence")
-        at, place = seconds(own.earlier), own.start + np.arange(len(view))
+        at, place = seconds(own.earlier), own.place
         pause = np.diff(at, prepend=at[:1])
         between = np.flatnonzero(pause > 0)  # the first of a request's rows
         log = np.log(pause[between] + _BLINK)

@@ -44,7 +44,7 @@ class RoundTheClock:
     def score(self, view: View) -> Floats:
         """(n,) bits, 0 to 4.58; NaN before `least` queries and where times are not known."""
         own = times(view, "round-the-clock")
-        hour, place = hours(own.earlier), own.start + np.arange(len(view))
+        hour, place = hours(own.earlier), own.place
         counted = np.concatenate([np.zeros((1, 24)), np.cumsum(hour[:, None] == np.arange(24), 0)])
         share = counted[place + 1] - counted[np.maximum(place + 1 - self.latest, 0)]
         share = share / np.maximum(share.sum(1, keepdims=True), 1)

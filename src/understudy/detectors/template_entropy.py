@@ -45,7 +45,7 @@ class TemplateEntropy:
         """(n,) -1 where every opening is different, 0 where all are one; NaN before `least` texts."""
         words(view, "template-entropy")
         own = past(view, "template-entropy")
-        kinds, place = openings(own.earlier), own.start + np.arange(len(view))
+        kinds, place = openings(own.earlier), own.place
         at = place[:, None] - np.arange(self.latest)
         there = at >= 0
         size = there.sum(1)

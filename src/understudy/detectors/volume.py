@@ -47,7 +47,7 @@ class Volume:
     def score(self, view: View) -> Floats:
         """(n,) log queries per second; NaN before `least` queries and where times are not known."""
         own = times(view, "volume")
-        at, place = seconds(own.earlier), own.start + np.arange(len(view))
+        at, place = seconds(own.earlier), own.place
         first = np.maximum(place - self.latest, 0)
         with np.errstate(invalid="ignore"):
             rate = np.log((place - first) / np.maximum(at[place] - at[first], _BLINK), where=place > 0, out=0.0 * place)

@@ -41,7 +41,7 @@ class Clock(Arrays):
         n = len(rows)
         nowhere, far = np.full(n, -1), np.full(n, np.inf)
         return Own(
-            *(rows, np.concatenate([ring, rows]), nowhere, far, len(ring)),
+            *(rows, np.concatenate([ring, rows]), nowhere, far, len(ring) + np.arange(n)),
             repeat=np.zeros(n, np.bool_),
             fresh=np.ones(n, np.bool_),
         )

@@ -40,11 +40,12 @@ class Followed:
 
 def takes(calibration: Calibration, state: State, queries: Queries) -> bool:
     """Whether an account's queries are followed with others': a few rows of numbers, and no approval by a human."""
-    form, inputs = calibration.scorer.form, queries.inputs
-    return (
-        isinstance(form, Scale) and inputs is not None and 0 < len(queries) <= FEW and not state.own
-        and queries.principal == state.principal and inputs.dtype.kind in "fiub" and form.takes(inputs.shape[1:])
-    )  # fmt: skip
+    scorer, inputs = calibration.scorer, queries.inputs
+    if inputs is None or not 0 < len(queries) <= FEW or state.own or queries.principal != state.principal:
+        return False
+    if not isinstance(scorer.form, Scale) or scorer.timed or scorer.blind:
+        return False
+    return inputs.dtype.kind in "fiub" and scorer.form.takes(inputs.shape[1:])
 
 
 def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Queries]) -> list[Followed]:

@@ -58,6 +58,11 @@ class Scorer:
     detectors: tuple[Detector, ...]
 
     @property
+    def timed(self) -> bool:
+        """Whether a score reads the clock."""
+        return any(CLOCK.kind in detector.forms for detector in self.detectors)
+
+    @property
     def blind(self) -> bool:
         """Whether it was made for accounts whose inputs are not kept: no score looks at what was asked."""
         return set(self.names) <= {*BLIND_SET, *ALARM_SETS["traffic"]}
