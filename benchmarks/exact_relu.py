@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,8 @@ def solve(layers: Any, signal: str, seed: int, box: Any = None, pool: Any = None
             "units": 0,
             "errors": [np.inf],
             "same": [0.0],
-            "folded": "refused",
+            "unseen": "refused",
+            "rows": np.zeros((0, d)),
         }
     errors, same = [], []
     for points in (uniform(us.Box(0, 1, shape=(d,)), seed), real):
@@ -96,7 +97,8 @@ def solve(layers: Any, signal: str, seed: int, box: Any = None, pool: Any = None
         "units": notes["units_found"],
         "errors": errors,
         "same": same,
-        "folded": notes.get("units_folded_into_a_linear_term_at_least", 0),
+        "unseen": notes.get("units_probably_unseen", 0),
+        "rows": found[-1].parameters["weights_1"],
     }
 
 
@@ -161,39 +163,58 @@ def growth() -> Iterator[tuple[str, list[Any], str, float, float, Any]]:
         yield f"{d}-{h}-{c} drawn, logits", [drawn((d, h, c), s) for s in range(5)], "logits", most, -20, None
 
 
-def box() -> None:
-    import understudy as us
+BOXED = (("digits", 32, 5, 12_500), ("mnist", 32, 3, 11_000), ("mnist", 128, 3, 36_000))
 
+
+def box() -> None:
+    """Each run; then how 20, 10 and 4 networks of each kind fared."""
     print(
         heading(
-            "behind a box",
-            "attacker's rows",
-            "queries",
-            "units found",
-            "switch on real rows",
-            "folded",
-            "errors u, r",
-            "real fidelity",
+            "network", "attacker's rows", "queries", "bar", "units found", "of those that real rows switch",
+            "log2 error u, r", "real fidelity", "probably unseen",
         )
-    )
-    for name, units, victims, most in (("digits", 32, 5, 12_500), ("mnist", 32, 3, 11_000), ("mnist", 128, 1, 36_000)):
-        real = rows(name)[0]
-        space = us.Box(0, 1, shape=(real.shape[1],))
-        for seed in range(victims):
-            layers = trained(name, units, seed)
-            on = real @ layers[0][0].T + layers[0][1] > 0
-            for pool in (real[-100:], None):
-                r = solve(layers, "logits", seed, space, pool, real)
-                label = f"{real.shape[1]}-{units}-10, <= {most:,}"
-                errors = ", ".join(f"{e:.1f}" for e in r["errors"])
-                switch = int((on.any(0) & ~on.all(0)).sum())
-                given = 0 if pool is None else len(pool)
-                print(
-                    row(
-                        label, given, f"{r['spent']:,}", r["units"], switch, r["folded"], errors, f"{r['same'][-1]:.4f}"
-                    ),
-                    flush=True,
-                )
+    )  # fmt: skip
+    for name, units, victims, most in BOXED:
+        for seed, given in product(range(victims), (100, 0)):
+            r = boxed(name, units, seed, given)
+            errors = ", ".join(f"{e:.1f}" for e in r["errors"])
+            d = rows(name)[0].shape[1]
+            cells = (r["units"], f"{r['hit']} of {r['switch']}", errors, f"{r['same'][-1]:.4f}", r["unseen"])
+            print(row(f"{d}-{units}-10", given, f"{r['spent']:,}", f"{most:,}", *cells), flush=True)
+    print("\n" + heading("network", "attacker's rows", "networks", "queries min / median / max",
+                         "all units that real rows switch", "missed, of how many", "worst real fidelity"))  # fmt: skip
+    for (name, units, _, _), victims in zip(BOXED, (20, 10, 4), strict=True):
+        for given in (100, 0):
+            runs = [boxed(name, units, seed, given) for seed in range(victims)]
+            spent = [r["spent"] for r in runs]
+            missed = sum(r["switch"] - r["hit"] for r in runs)
+            print(
+                row(
+                    f"{rows(name)[0].shape[1]}-{units}-10",
+                    given,
+                    victims,
+                    f"{min(spent):,} / {statistics.median(spent):,.0f} / {max(spent):,}",
+                    f"{sum(r['switch'] == r['hit'] for r in runs)} of {victims}",
+                    f"{missed} of {sum(r['switch'] for r in runs)}",
+                    f"{min(r['same'][-1] for r in runs):.4f}",
+                ),
+                flush=True,
+            )
+
+
+@cache
+def boxed(name: str, units: int, seed: int, given: int) -> dict[str, Any]:
+    """One run inside [0, 1] with so many rows of the attacker's; `hit`: units found of those that real rows switch."""
+    import understudy as us
+
+    real, layers = rows(name)[0], trained(name, units, seed)
+    r = solve(layers, "logits", seed, us.Box(0, 1, shape=(real.shape[1],)), real[len(real) - given :], real)
+    weights, bias = layers[0]
+    on = real @ weights.T + bias > 0
+    switch = on.any(0) & ~on.all(0)
+    unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    hit = np.abs(unit @ r["rows"].T).max(1, initial=0) > 1 - 1e-6
+    return r | {"switch": int(switch.sum()), "hit": int((switch & hit).sum())}
 
 
 def main() -> None:

@@ -60,10 +60,11 @@ class Ends:
 
         Corners ahead in a random combination of scores, as the network has them at the base; from each of these the
         corner behind, by the slopes there; corners ahead in the linear rest alone, made of units that have never been
-        silent; and what one row of the attacker's has more of than two others (without rows: more of the first kinds).
+        silent; and what one row of the attacker's has more of than two others. Without rows, corners ahead in stretches
+        of the inputs and on one side elsewhere.
         """
-        quarter = -(-n // 4)
-        v, w = rng.standard_normal((2, quarter, self._scores.k))
+        quarter, k = -(-n // 4), self._scores.k
+        v, w = rng.standard_normal((2, quarter, k))
         there = self.corners(_ahead(net, v, base[None]), rng)
         found = [there, self.corners(_ahead(net, -v, there), rng)]
         if net.skip is not None:
@@ -73,6 +74,10 @@ class Ends:
         if len(self._rows) > 2:
             a, b, c = self._rows[np.argsort(rng.random((quarter, len(self._rows))), axis=1)[:, :3].T]
             found.append(np.where(a > np.maximum(b, c), self.high, self.low))
+        else:
+            ahead = self.corners(_ahead(net, rng.standard_normal((quarter, k)), base[None]), rng)
+            side = np.where(rng.random((quarter, 1)) < 0.5, self.low, self.high)
+            found.append(np.where(_stretches(ahead.shape, rng), ahead, side))
         return np.concatenate(found)
 
     def left(self, net: Net) -> Floats:
@@ -95,3 +100,9 @@ def _ahead(net: Net, v: Floats, u: Floats) -> Floats:
     units = net.units
     ahead = ((v @ units.directions.T) * units.on(u)) @ units.rows
     return np.asarray(ahead if net.skip is None else ahead + v @ net.skip)
+
+
+def _stretches(shape: tuple[int, ...], rng: Generator) -> Bools:
+    """(n, d) stretches of neighbouring columns, 2 to 32 of them on average: neighbours often belong together."""
+    turns = rng.random(shape) < 1 / rng.choice([2, 4, 8, 16, 32], (shape[0], 1))
+    return np.asarray((np.cumsum(turns, axis=1) + rng.integers(2, size=(shape[0], 1))) % 2 == 0)

@@ -16,7 +16,7 @@ from understudy.attacks._ends import Ends, wrong
 from understudy.attacks._jacobians import Jacobian, Windows, jacobian, plan, solve_windows
 from understudy.attacks._kinks import Line
 from understudy.attacks._one_layer import Limits, OneLayer
-from understudy.attacks._relu_net import Net, assemble
+from understudy.attacks._relu_net import Net, Units, assemble
 from understudy.attacks._scores import Scores
 from understudy.types import Bools, Floats
 
@@ -28,6 +28,7 @@ _MOSTLY = 0.5  # of the ends unexplained when nothing more is found: no such net
 _QUIET = 400  # ends in a row, and one for every input at least, that show nothing new when all is thought found
 _STALE = 3  # batches of leaning corners in a row that are no better
 _ALIKE = 1e-5  # distance of fingerprints that are one unit's
+_NEARLY = 1e-4  # of a change of slopes may be left by units that are rough
 _SHOWS = 1e-6  # share of an answer that an unknown unit must have to count
 
 
@@ -215,6 +216,24 @@ class Star(OneLayer):
             self.jacobians += got.taken.values()
             held |= {piece: bought for piece, bought in got.taken.items() if bought.sound}
             self._keep(i, directions, got)
+            self._refine()
+
+    def _refine(self) -> None:
+        """All rows at once from all Jacobians that the units explain: solved one ray after another, errors add up."""
+        known, base = self.units, self._base
+        sound = [j for j in self.jacobians if j.sound and j is not base]
+        if not sound or not len(known):
+            return
+        change = known.on(np.stack([j.u for j in sound])) - 1.0 * known.on(base.u[None])  # (n, m)
+        moved = np.stack([j.matrix for j in sound]) - base.matrix  # (n, k, d)
+        terms = change[:, None] * known.directions.T  # (n, k, m)
+        left = moved - terms @ known.rows
+        good = np.linalg.norm(left, axis=(1, 2)) <= _NEARLY * np.linalg.norm(moved, axis=(1, 2))
+        weight = np.array([[[1 / (j.error + base.error)]] for j in sound])[good]
+        if good.any():
+            terms, left = (weight * terms[good]).reshape(-1, len(known)), (weight * left[good]).reshape(-1, len(base.u))
+            better = known.rows + np.linalg.lstsq(terms, left, rcond=1e-9)[0]
+            self.units = self._centred(Units(known.directions, better, known.offsets))
 
     def _jobs(self) -> list[tuple[float, int, Bools, Windows]]:
         """Price per unit, ray, its unknown kinks, and the windows."""

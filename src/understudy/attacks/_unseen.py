@@ -17,20 +17,21 @@ def unseen(attack: Star, units: int | None, rng: Generator) -> dict[str, Any]:
 
     `units`: how many there are, if that is known.
     """
-    ends, found = attack.ends, attack.units
+    ends, found, quiet = attack.ends, attack.units, attack.quiet()
     changed = attack.changed()
     silent, uniform = attack.unexplained(), rng.uniform(ends.low, ends.high, (_UNIFORM, len(ends.low)))
     by_rows, by_uniform = _switched(found.on(ends.u[: ends.own])), _switched(found.on(uniform))
     once, more = int((changed.sum(0) == 1).sum()), chao(changed)
     said = (
-        "units that no query switched may be missing, and where they switch the copy is wrong: of "
-        f"{len(found)} found {once} were switched by one test alone, so {more:.0f} or more of those that such tests "
-        f"can switch are probably unseen; uniform inputs switch {by_uniform} of those found and cannot show the others"
+        "units that no query switched may be missing, and where they switch the copy is wrong: "
+        f"the last {quiet} of {len(ends)} tests showed no new one, and of {len(found)} found {once} were switched by "
+        f"one test alone, so {more:.0f} or more are probably unseen of those that such tests can switch; uniform "
+        f"inputs switch {by_uniform} of those found and cannot show the others"
     )
     if not ends.own:
         said += "; no rows of real data were there to test on"
     return {
-        "tests": {"own_rows": ends.own, "corners": len(ends) - ends.own, "since_a_new_unit": attack.quiet()},
+        "tests": {"own_rows": ends.own, "corners": len(ends) - ends.own, "since_a_new_unit": quiet},
         "tests_unexplained": {"own_rows": int(silent[: ends.own].sum()), "corners": int(silent[ends.own :].sum())},
         "units_switched": {"by_own_rows": by_rows, "by_uniform_inputs": by_uniform, "by_one_test_alone": once},
         "units_probably_unseen": round(more, 1),
