@@ -25,8 +25,8 @@ def unseen(attack: Star, units: int | None, rng: Generator) -> dict[str, Any]:
     said = (
         "units that no query switched may be missing, and where they switch the copy is wrong: "
         f"the last {quiet} of {len(ends)} tests showed no new one, and of {len(found)} found {once} were switched by "
-        f"one test alone, so {more:.0f} or more are probably unseen of those that such tests can switch; uniform "
-        f"inputs switch {by_uniform} of those found and cannot show the others"
+        f"one test alone, which foretells {more:.0f} more at least that such tests can switch; uniform inputs switch "
+        f"{by_uniform} of those found and cannot show the others"
     )
     if not ends.own:
         said += "; no rows of real data were there to test on"
