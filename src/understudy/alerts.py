@@ -24,6 +24,7 @@ BENIGN = {
     "probe": "an integration test with empty or default fields",
     "grid": "values in other units, or computed rather than measured",
     "fluency": "lists, tables, code or another language among this customer's texts",
+    "word-order": "keywords, headings or a telegraphic style",
     "word-edit": "a writer who corrects a text and asks again, or a form letter",
     "single-word": "a customer who looks words or tags up one by one",
     "unknown-words": "another language, trade or product of this customer, or texts that a converter broke",

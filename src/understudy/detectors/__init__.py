@@ -18,4 +18,5 @@ CATALOG = {
     "unknown-words": "understudy.detectors.unknown_words:UnknownWords",
     "volume": "understudy.detectors.volume:Volume",
     "word-edit": "understudy.detectors.word_edit:WordEdit",
+    "word-order": "understudy.detectors.word_order:WordOrder",
 }

@@ -27,7 +27,16 @@ ALARM_SETS: Mapping[Kind, tuple[str, ...]] = {
         "grid",
         "constant-pair",
     ),
-    "text": ("novelty", "fluency", "margin", "near-duplicate", "word-edit", "single-word", "unknown-words"),
+    "text": (
+        "novelty",
+        "fluency",
+        "word-order",
+        "margin",
+        "near-duplicate",
+        "word-edit",
+        "single-word",
+        "unknown-words",
+    ),
     "image": ("novelty", "structure", "margin", "near-duplicate", "grid"),
     "traffic": ("volume", "cadence", "round-the-clock"),
 }
