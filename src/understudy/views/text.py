@@ -24,7 +24,7 @@ from understudy.views.base import UNKNOWN, WINDOW, Arrays, Bools, Floats32, Kind
 
 _MOST = 20_000  # reference texts that are learnt from
 _WORDS = 30_000  # the most frequent of their words that are known
-DIRECTIONS = 64
+DIRECTIONS, _STRANGE = 64, 16
 _LONGEST = 20_000  # characters of a text that are read
 _TEMPLATE, _LATEST, _SHARED, _FEW = 6, 20, 0.8, 5  # words; of so many texts; share that has them; texts that tell
 _OPENING = 3  # words by which texts of one template are told
@@ -77,7 +77,7 @@ class TextScale(Arrays):
     """The words of a reference sample, and what they say.
 
     `words` (v,): hashes of its words, sorted; `directions` (v, k) float16: of each, weighted by how rare it is;
-    `kept` (k + 1, 32): random projection of an embedding to what is kept of it; `longest`: words of its longest text.
+    `kept` (k + 16, 32): random projection of an embedding to what is kept of it; `longest`: words of its longest text.
     """
 
     words: NDArray[np.int64]
@@ -101,7 +101,7 @@ class TextScale(Arrays):
             words = np.sort(words[np.argsort(-counts, kind="stable")[:_WORDS]])
         tokens = Tokens(hashes, _found(words, hashes), starts)
         directions = _directions(tokens, len(words), rng)
-        kept = rng.standard_normal((directions.shape[1] + 1, _KEPT)) / np.sqrt(_KEPT)
+        kept = rng.standard_normal((directions.shape[1] + _STRANGE, _KEPT)) / np.sqrt(_KEPT)
         longest = np.array(tokens.sizes.max())
         return cls(words, directions.astype(np.float16), kept.astype(np.float32), longest)
 
@@ -140,18 +140,19 @@ class TextScale(Arrays):
         return View(self, inputs, own, z, labels, margin, tokens)
 
     def embed(self, tokens: Tokens) -> Floats32:
-        """(n, k + 1) of length 1; a text without a known word points where no other does, along the last axis."""
-        known = tokens.at >= 0
-        total = np.zeros((len(tokens.sizes), self.directions.shape[1] + 1), np.float32)
-        values = self.directions[tokens.at[known]].astype(np.float32)
+        """(n, k + 16) of length 1. A text without a known word points away from all that have one, by its own words."""
+        n, known = len(tokens.sizes), tokens.at >= 0
+        total = np.zeros((n, self.directions.shape[1] + _STRANGE), np.float32)
         rows = tokens.rows[known]
-        if len(rows):
-            first = np.flatnonzero(np.diff(rows, prepend=-1))
-            total[rows[first], :-1] = np.add.reduceat(values, first)
-        length = np.linalg.norm(total, axis=1)
-        total[length == 0, -1] = 1
-        found: Floats32 = total / np.maximum(length, 1e-6)[:, None] if len(total) else total
-        found[length == 0] = np.eye(total.shape[1], dtype=np.float32)[-1]
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        if len(first):
+            values = self.directions[tokens.at[known]].astype(np.float32)
+            total[rows[first], :-_STRANGE] = np.add.reduceat(values, first)
+        strange = ~total.any(1)
+        buckets = tokens.rows * _STRANGE + tokens.hashes % _STRANGE
+        total[strange, -_STRANGE:] = np.bincount(buckets, minlength=n * _STRANGE).reshape(n, -1)[strange]
+        total[tokens.sizes == 0, -1] = 1
+        found: Floats32 = total / np.linalg.norm(total, axis=1, keepdims=True)
         return found
 
     def compare(self, ring: Floats32, rows: Floats32) -> Own:
