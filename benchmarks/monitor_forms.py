@@ -4,7 +4,7 @@
 
 Parts: false-alarms (one calibration per seed), detection, cost; tables prints what has been made of a set so far.
 Each part takes a minute or two and keeps its figures in .bench/forms/. Designs were fixed on verbs and digits; glosses
-and mnist were run once.
+and mnist were run at the end.
 """
 
 from __future__ import annotations
