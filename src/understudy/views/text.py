@@ -150,7 +150,7 @@ class TextScale(Arrays):
             total[rows[first], :-_STRANGE] = np.add.reduceat(values, first)
         strange = ~total.any(1)
         buckets = tokens.rows * _STRANGE + tokens.hashes % _STRANGE
-        total[strange, -_STRANGE:] = np.bincount(buckets, minlength=n * _STRANGE).reshape(n, -1)[strange]
+        total[strange, -_STRANGE:] = np.bincount(buckets, minlength=n * _STRANGE).reshape(n, _STRANGE)[strange]
         total[tokens.sizes == 0, -1] = 1
         found: Floats32 = total / np.linalg.norm(total, axis=1, keepdims=True)
         return found
