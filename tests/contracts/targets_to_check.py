@@ -146,7 +146,7 @@ ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
         300,
     ),
     "counterfactual": ([explained(linear(outputs=2), ["label", "counterfactual"])], 300),
-    "critical-points": ([network(), replace(network(1), link="identity")], 300),
+    "critical-points": ([network(), replace(network(1), link="identity")], 700),
     "critical-points-deep": ([boundless(6, 5, 5, 4)], 4000),
     "gradient-solving": (
         [
