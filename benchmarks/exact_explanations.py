@@ -9,6 +9,8 @@ it and are the explainer's; the attacker has 100 of the others, without truth; c
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
@@ -157,8 +159,111 @@ def gradients() -> None:
         print(row(shown, size, ", ".join(map(str, spent)), f"{exact} of {len(SEEDS)}", f"{worst:.0e}"), flush=True)
 
 
+def two_classes(name: str) -> Any:
+    """Model, rows of the owner, of the attacker, and those that judge."""
+    from sklearn.datasets import load_breast_cancer, load_digits
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    x, y = load_breast_cancer(return_X_y=True) if name == "breast cancer" else load_digits(return_X_y=True)
+    y = y if name == "breast cancer" else y // 5
+    owned, mine, rest = np.array_split(np.random.default_rng(7).permutation(len(x)), 3)
+    if name == "breast cancer":
+        model: Any = RandomForestClassifier(50, max_depth=6, random_state=0)
+    else:
+        model = MLPClassifier((32,), max_iter=300, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(x[owned], y[owned]), x[owned], x[mine], x[rest]
+
+
+def unlike(model: Any, owned: Any) -> Any:
+    """The nearest row of the owner's that is answered otherwise."""
+    known, spread = model.predict(owned), np.where(owned.std(0) > 0, owned.std(0), 1)
+
+    def call(x: Any) -> Any:
+        labels = model.predict(x)
+        others = [owned[known != label] for label in labels]
+        near = [o[(((o - row) / spread) ** 2).sum(1).argmin()] for o, row in zip(others, x, strict=True)]
+        return {"label": labels, "counterfactual": np.array(near)}
+
+    return call
+
+
+def dice(model: Any, owned: Any) -> Any:
+    """A counterfactual of DiCE, method random."""
+    import dice_ml
+    import pandas as pd
+
+    names = [f"c{i}" for i in range(owned.shape[1])]
+    frame = pd.DataFrame(owned, columns=names).assign(y=model.predict(owned))
+    data = dice_ml.Data(dataframe=frame, continuous_features=names, outcome_name="y")
+    explainer = dice_ml.Dice(data, dice_ml.Model(model=model, backend="sklearn"), method="random")
+
+    def call(x: Any) -> Any:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # the explainer's own, and its bar
+            made = explainer.generate_counterfactuals(
+                pd.DataFrame(x, columns=names), total_CFs=1, desired_class="opposite", random_seed=0, verbose=False
+            )
+        shown = [e.final_cfs_df for e in made.cf_examples_list]
+        found = [
+            s[names].to_numpy(float)[0] if s is not None and len(s) else np.full(len(names), np.nan) for s in shown
+        ]
+        return {"label": model.predict(x), "counterfactual": np.array(found)}
+
+    return call
+
+
+def training() -> None:
+    """Fidelity of copies trained on the same answers, counterfactuals clamped, as labels, unused; the attack's."""
+    from understudy.attacks._clamped import Clamped
+    from understudy.attacks.counterfactual_training import CounterfactualTraining
+    from understudy.endpoint import ArrayPool
+    from understudy.targets.callable import CallableTarget
+    from understudy.types import Box, Exposure
+    from understudy.wrappers import Metered
+
+    ways = ("clamped", "as labels", "unused")
+    print(heading("model", "explainer", "queries", "rows", *ways, "the attack's choice"))
+    for name, make in (("breast cancer", unlike), ("breast cancer", dice), ("digits", unlike)):
+        model, owned, mine, rest = two_classes(name)
+        box, call = (
+            Box(np.minimum(owned.min(0), mine.min(0)), np.maximum(owned.max(0), mine.max(0))),
+            make(model, owned),
+        )
+        space = Box(-np.inf, np.inf, box.shape)
+        for queries in (20, 60, 160) if make is unlike else (60,):
+            found: dict[str, dict[str, list[float]]] = {"real": {}, "uniform": {}}
+            for seed in SEEDS:
+                order = np.random.default_rng([seed, 8]).permutation(len(mine))
+                x = np.clip(mine[order[:queries]], box.low, box.high)
+                told = call(x)
+                there = np.isfinite(told["counterfactual"]).all(1)
+                judges = {"real": rest, "uniform": box.sample(5000, np.random.default_rng([seed, 9]))}
+                copies = {
+                    way: Clamped().fit(
+                        *(x, told["label"], told["counterfactual"][there], 1 - told["label"][there]),
+                        *(way, space, np.random.default_rng(seed)),
+                    )
+                    for way in ways
+                }
+                target = Metered(CallableTarget(call, Exposure.of(["label", "counterfactual"], 2), box), queries)
+                *_, last = CounterfactualTraining().run(target, ArrayPool(x), np.random.default_rng(seed))
+                for kind, rows in judges.items():
+                    truth = model.predict(rows)
+                    for way, copy in [*copies.items(), ("chosen", last.substitute)]:
+                        agreed = float((copy.scores(rows).argmax(1) == truth).mean())
+                        found[kind].setdefault(way, []).append(agreed)
+            for kind, shares in found.items():
+                told = [f"{np.median(s):.3f} ({min(s):.3f})" for s in shares.values()]
+                print(row(name, make.__name__, queries, kind, *told), flush=True)
+
+
 if __name__ == "__main__":
     one_thread()
     explainers()
     print()
     gradients()
+    print()
+    training()

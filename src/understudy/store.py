@@ -346,7 +346,9 @@ def _link(previous: str, cell: str, batch: int, rows: int, query: str, at: float
 def _ask_text(ask: Ask | None) -> str:
     if ask is None:
         return ""
-    return json.dumps({"signals": sorted(ask.signals) if ask.signals is not None else None, "top_k": ask.top_k})
+    signals = sorted(ask.signals) if ask.signals is not None else None
+    within = {} if ask.within is None else {"within": ask.within}
+    return json.dumps({"signals": signals, "top_k": ask.top_k, **within})
 
 
 def _ask_from(text: str) -> Ask | None:
@@ -354,4 +356,5 @@ def _ask_from(text: str) -> Ask | None:
         return None
     body = json.loads(text)
     signals = frozenset(Signal(s) for s in body["signals"]) if body["signals"] is not None else None
-    return Ask(signals, body["top_k"])
+    within = (tuple(body["within"][0]), tuple(body["within"][1])) if "within" in body else None
+    return Ask(signals, body["top_k"], within)

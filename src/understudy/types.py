@@ -274,10 +274,14 @@ class Mixed(Box):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request wants beyond its inputs. None everywhere = whatever the target gives by default."""
+    """What a request wants beyond its inputs. None everywhere = whatever the target gives by default.
+
+    `within`: (low, high) per flat coordinate; counterfactuals are wanted from inside this box only.
+    """
 
     signals: frozenset[Signal] | None = None
     top_k: int | None = None
+    within: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,7 +82,8 @@ class Log(Protocol):
 def query_digest(inputs: Floats, ask: Ask | None) -> str:
     """What identifies a batch on record."""
     signals = sorted(ask.signals) if ask and ask.signals is not None else None
-    return digest(inputs, repr((signals, ask.top_k if ask else None)))
+    wish = (signals, ask.top_k if ask else None)
+    return digest(inputs, repr(wish if ask is None or ask.within is None else (*wish, ask.within)))
 
 
 class Recorded:
@@ -225,4 +226,5 @@ class Defended:
     def query(self, inputs: ArrayLike, ask: Ask | None = None) -> Answers:
         """The reduced answers. A customer's wish never widens what is granted."""
         x = self.space.check(inputs)
-        return release(self.grant, x, self.target.query(x), self.principal)
+        inside = Ask(within=ask.within) if ask is not None and ask.within is not None else None
+        return release(self.grant, x, self.target.query(x, inside), self.principal)

@@ -132,6 +132,28 @@ def test_kernel_ridge() -> None:
     assert not wrong.identified
 
 
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.1, 2.0), (1.0, 20.0)])
+def test_kernel_ridge_through_its_answers(alpha: float, gamma: float) -> None:
+    inputs, truth = DIABETES
+    model = KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma).fit(inputs, truth)
+    box = us.Box(inputs.min(0) - 0.05, inputs.max(0) + 0.05)
+    target = us.target(model.predict, signal="value", outputs=1, space=box)
+    found = us.extract(target, "stationarity", 600, 0, inputs, truth)
+    assert found.verdict is us.Verdict.EXACT
+    assert found.spent <= len(inputs) + 60
+    assert found.parameters["alpha"] == pytest.approx(alpha, rel=1e-6)
+    assert found.parameters["gamma"] == pytest.approx(gamma, rel=1e-6)
+    x = box.sample(2000, np.random.default_rng(3))
+    np.testing.assert_allclose(found.substitute.query(x)["value"][:, 0], model.predict(x), atol=1e-3)
+
+
+def test_a_model_that_is_no_kernel_ridge_stays_refused() -> None:
+    inputs, truth = DIABETES
+    target = us.target(lambda x: np.abs(x).sum(1), signal="value", outputs=1, space=us.Box(-1, 1, (10,)))
+    found = us.extract(target, "stationarity", 600, 0, inputs, truth)
+    assert (found.verdict, found.substitute) == (us.Verdict.NOT_OF_FAMILY, None)
+
+
 def test_training_that_stopped_early_is_recognised_and_its_interval_holds_the_truth() -> None:
     for C in (0.01, 0.1, 1.0, 10.0):
         solved = told(standard(LogisticRegression(C=C)), CANCER)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from understudy.protocols import Target
 from understudy.targets.callable import CallableTarget
 from understudy.targets.network import NetworkTarget
 from understudy.testing import explained, linear, network, steps, tree
-from understudy.types import Box, Exposure
+from understudy.types import Box, Exposure, Floats
 
 
 @contextmanager
@@ -134,6 +135,27 @@ def boundless(*widths: int) -> NetworkTarget:
     return replace(model, space=Box(-np.inf, np.inf, (widths[0],)))
 
 
+def staircase() -> Target:
+    """Four cells of the square, and a nearest counterfactual inside any box."""
+    space, corners = Box(0, 1, (2,)), np.array([[a, b] for a in (0.0, 0.4) for b in (0.0, 0.7)])
+
+    def labels(x: Floats) -> Any:
+        return ((x[:, 0] >= 0.4) ^ (x[:, 1] >= 0.7)).astype(int)
+
+    def call(x: Floats, within: tuple[Floats, Floats] | None = None) -> dict[str, Any]:
+        low, high = (space.low, space.high) if within is None else within
+        ends = np.nextafter(np.where(corners[:, None] == 0, [0.4, 0.7], 1.0)[:, 0], -1)
+        found = np.full(x.shape, np.nan)
+        for i, row in enumerate(x):
+            inside = np.clip(row, np.maximum(corners, low), np.minimum(ends, high))
+            real = ((np.maximum(corners, low) <= np.minimum(ends, high)).all(1)) & (labels(inside) != labels(row[None]))
+            if real.any():
+                found[i] = inside[real][((inside[real] - row) ** 2).sum(1).argmin()]
+        return {"label": labels(x), "counterfactual": found}
+
+    return CallableTarget(call, Exposure.of(["label", "counterfactual"], 2), space)
+
+
 #: What attacks on families other than linear models are put to work on, and with how many queries.
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
@@ -145,7 +167,9 @@ ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
         ],
         300,
     ),
+    "box-search": ([staircase()], 300),
     "counterfactual": ([explained(linear(outputs=2), ["label", "counterfactual"])], 300),
+    "counterfactual-training": ([explained(linear(outputs=2), ["label", "counterfactual"])], 100),
     "critical-points": ([network(), replace(network(1), link="identity")], 700),
     "critical-points-deep": ([boundless(6, 5, 5, 4)], 4000),
     "gradient-solving": (

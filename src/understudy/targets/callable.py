@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from understudy.errors import AnswerError, TargetError, UnderstudyError
+from understudy.errors import AnswerError, InputError, TargetError, UnderstudyError
 from understudy.texts import plain
 from understudy.types import EXPLANATIONS, Answers, Ask, Exposure, Floats, Grain, Signal, Space
 
@@ -19,7 +20,8 @@ from understudy.types import EXPLANATIONS, Answers, Ask, Exposure, Floats, Grain
 class CallableTarget:
     """A Python function. `call(inputs)` returns one array, or {signal: array} where several signals are exposed.
 
-    It is given an array of numbers (n, *shape), or a list of texts.
+    It is given an array of numbers (n, *shape), or a list of texts. A function with a parameter `within` is given (low,
+    high), each (*shape,), where counterfactuals are wanted from inside a box.
     """
 
     call: Callable[[Any], Any]
@@ -32,7 +34,7 @@ class CallableTarget:
         if not len(x):
             return self.exposure.nothing(0, self.space.shape)
         try:
-            raw = self.call(plain(x))
+            raw = self.call(plain(x)) if ask is None or ask.within is None else self._inside(x, ask.within)
         except UnderstudyError:
             raise
         except Exception as error:
@@ -47,6 +49,13 @@ class CallableTarget:
             raw = {next(iter(wanted)).value: raw}
         answers = checked(raw, len(x), self.exposure, self.space.shape)
         return answers if ask is None or ask.signals is None else answers.only(ask.signals)
+
+    def _inside(self, x: Floats, within: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
+        if "within" not in signature(self.call).parameters:
+            raise InputError("this function takes no `within`: its counterfactuals come from anywhere")
+        low, high = (np.array(side).reshape(self.space.shape) for side in within)
+        call: Callable[..., Any] = self.call
+        return call(x, within=(low, high))
 
 
 def checked(raw: Mapping[str, Any], n: int, exposure: Exposure, shape: Sequence[int] = ()) -> Answers:

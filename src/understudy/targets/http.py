@@ -70,6 +70,8 @@ class HttpTarget:
             return self.exposure.nothing(0, self.space.shape)
         if self.max_rows is not None and len(x) > self.max_rows:
             raise InputError(f"{len(x)} rows in one request; this target takes {self.max_rows} (target.batch)")
+        if ask is not None and ask.within is not None:
+            raise InputError("no protocol carries a box to look for counterfactuals in")
         wanted = self.exposure.signals
         message = self._ask(self.codec.request(x, wanted))
         try:
