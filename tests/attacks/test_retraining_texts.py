@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 import understudy as us
 from documentation import sentences
-from understudy.attacks.retraining import _spliced
+from understudy.attacks._source import _spliced
 from understudy.errors import UsageError
 from understudy.store import Store
 from understudy.texts import array
