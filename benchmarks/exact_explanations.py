@@ -228,10 +228,8 @@ def training() -> None:
     print(heading("model", "explainer", "queries", "rows", *ways, "the attack's choice"))
     for name, make in (("breast cancer", unlike), ("breast cancer", dice), ("digits", unlike)):
         model, owned, mine, rest = two_classes(name)
-        box, call = (
-            Box(np.minimum(owned.min(0), mine.min(0)), np.maximum(owned.max(0), mine.max(0))),
-            make(model, owned),
-        )
+        both, call = np.concatenate([owned, mine]), make(model, owned)
+        box = Box(both.min(0) - 1e-9, both.max(0))  # some pixels are never inked
         space = Box(-np.inf, np.inf, box.shape)
         for queries in (20, 60, 160) if make is unlike else (60,):
             found: dict[str, dict[str, list[float]]] = {"real": {}, "uniform": {}}
