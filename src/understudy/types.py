@@ -274,14 +274,11 @@ class Mixed(Box):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request wants beyond its inputs. None everywhere = whatever the target gives by default.
-
-    `within`: (low, high) per flat coordinate; counterfactuals are wanted from inside this box only.
-    """
+    """What a request wants beyond its inputs. None everywhere = whatever the target gives by default."""
 
     signals: frozenset[Signal] | None = None
     top_k: int | None = None
-    within: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    within: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # (low, high), flat: counterfactuals from inside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
