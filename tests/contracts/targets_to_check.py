@@ -47,6 +47,12 @@ def additive_steps_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
+def kernel_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    rng, space = np.random.default_rng(0), Box(-1, 1, (4,))
+    yield registry.load("targets", "kernel")(space.sample(30, rng), rng.normal(size=(30, 2)), 0.5, space)
+
+
+@contextmanager
 def sklearn_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     import skops.io
     from sklearn.linear_model import LogisticRegression
@@ -120,6 +126,7 @@ TARGETS: dict[str, Callable[[pytest.TempPathFactory], AbstractContextManager[Tar
     "additive-steps": additive_steps_target,
     "callable": callable_target,
     "http": http_target,
+    "kernel": kernel_target,
     "lightgbm": lightgbm_target,
     "linear": linear_target,
     "network": network_target,

@@ -7,6 +7,7 @@ CATALOG = {
     "additive-steps": "understudy.targets.additive_steps:AdditiveStepsTarget",
     "callable": "understudy.targets.callable:CallableTarget",
     "http": "understudy.targets.http:HttpTarget",
+    "kernel": "understudy.targets.kernel:KernelTarget",
     "lightgbm": "understudy.targets.lightgbm:LightgbmTarget",
     "linear": "understudy.targets.linear:LinearTarget",
     "network": "understudy.targets.network:NetworkTarget",
