@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import portfolio
 from portfolio import START, Asked
 from test_monitor import found, history, monitor
 from understudy import registry
+from understudy.alerts import BENIGN
 from understudy.calibrating import learn
 from understudy.cli import main
 from understudy.errors import UsageError
@@ -131,6 +134,71 @@ def test_a_state_with_a_clock_survives_a_file_and_parts() -> None:
     np.testing.assert_allclose(state.best, whole.best)
 
 
+def crowd(watch: Watch, lives: list[Queries], sizes: list[int]) -> list[State]:
+    """Many accounts in turn, as a live watcher meets them: features of all at once, then each one's own queries."""
+    states = [watch.fresh(life.principal, life.party) for life in lives]
+    start = 0
+    for size in sizes:
+        batch = [life.take(slice(start, start + size)) for life in lives]
+        features, at = watch.features(batch), 0
+        for state, part in zip(states, batch, strict=True):
+            watch.advance(state, part, features[at : at + len(part)])
+            at += len(part)
+        start += size
+    return states
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_crowd_is_followed_like_each_account_alone(kept: bool) -> None:
+    watch = Watch(calibrated(kept, kept))
+    lives = []
+    for i in range(3):
+        rng = np.random.default_rng([13, i])
+        requests = START + np.cumsum(rng.exponential(60, 30)).repeat(40)  # few pauses within 512 queries
+        at = requests if i else np.sort(office(rng, len(requests)))
+        x = rows(rng, len(at))
+        lives.append(asked(f"c{i}", at, x if kept else None, x))
+    sizes = [*np.random.default_rng(14).integers(1, 60, 20), 10_000]
+    for life, state in zip(lives, crowd(watch, lives, sizes), strict=True):
+        alone = followed(watch.calibration, life)
+        np.testing.assert_allclose(state.purse.log, alone.purse.log, rtol=1e-3, atol=1e-6)  # rounding moves a rank
+        np.testing.assert_allclose(state.best, alone.best, rtol=1e-3)
+        np.testing.assert_array_equal(state.tails[0], alone.tails[0])
+        np.testing.assert_array_equal(state.clock, alone.clock)
+        assert (state.counts, state.alarmed_at, state.n) == (alone.counts, alone.alarmed_at, alone.n)
+
+
+@given(st.lists(st.integers(1, 200), max_size=20))
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+def test_times_score_the_same_however_queries_are_batched(sizes: list[int]) -> None:
+    scorer = calibrated(False, kept=False).scorer
+    at = START + np.cumsum(np.random.default_rng(15).exponential(60, 30)).repeat(40)
+    answers = Answers({Signal.LABEL: np.zeros(len(at), np.int64)}, 10)
+    whole, clock, found = Queries("a", "a", at, None, answers), np.zeros((0, 2), np.float32), []
+    for some in np.split(np.arange(len(at)), np.minimum(np.cumsum(sizes, dtype=int), len(at))):
+        scored = scorer.scores(np.zeros((0, 64), np.float32), clock, whole.take(some), None)
+        clock = scored.clock
+        found.append(scored.scores)
+    once = scorer.scores(np.zeros((0, 64), np.float32), np.zeros((0, 2), np.float32), whole, None).scores
+    np.testing.assert_array_equal(np.concatenate(found), once)
+    assert np.isnan(once[:, scorer.names.index("cadence")]).all()  # 13 pauses among the latest 512 queries
+
+
+def test_every_detector_has_an_innocent_explanation() -> None:
+    assert set(registry.names("detectors")) <= set(BENIGN)
+
+
+def test_a_detector_that_is_named_twice_bets_once() -> None:
+    rng = np.random.default_rng(16)
+    owner = portfolio.digits()[1]
+    answers = Answers({Signal.PROBABILITIES: portfolio.predict(owner)}, 10)
+    log = [asked(f"a{i}", office(rng, 16), rows(rng, 16)) for i in range(30)]
+    options: dict[str, Any] = {"made": START, "model": "1", "level": 0.1, "horizon": 16, "leak": False}
+    learnt = learn(owner, answers, log, rng, traffic=True, also=["volume", "novelty"], **options)
+    names = learnt.calibration.scorer.names
+    assert len(set(names)) == len(names)
+
+
 def test_without_inputs_margins_and_times_are_ranked() -> None:
     known = calibrated(False, kept=False)
     assert known.scorer.names == ("margin", "volume", "cadence", "round-the-clock")
@@ -160,6 +228,7 @@ def test_a_log_of_hashes_is_calibrated_and_watched(tmp_path: Path) -> None:
     survey, alerts = found(tmp_path / "out")
     assert survey.parties[0].party == "key:script"
     assert any("by margin, volume, cadence, round-the-clock alone" in gap for gap in survey.gaps)
+    assert (alerts[0].inputs.kept, alerts[0].inputs.seen, alerts[0].inputs.repeats) == ("none", 0, None)
     assert any("scheduler" in reason or "batch job" in reason for reason in alerts[0].benign)
 
 

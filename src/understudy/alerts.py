@@ -31,6 +31,8 @@ BENIGN = {
     "constant-pair": "a scenario tool that shifts several fields by fixed steps",
     "volume": "a batch job, a migration, a back-fill, or a new customer of the customer",
     "cadence": "a scheduler, or a client that retries at fixed intervals",
+    "round-the-clock": "a service that runs day and night, or customers in many time zones",
+    "template-entropy": "software of this customer that fills in a form letter",
     "leak": "an old and busy customer: a leak measures what could have been learned, not what was meant",
 }
 _ALWAYS = "the owner's own audit or a partner's agreed test under a customer's key"

@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from understudy.detectors._common import times
 from understudy.types import Floats
-from understudy.views import Kind, View
+from understudy.views import WINDOW, Kind, View
 from understudy.views.traffic import seconds
 
 _BLINK = 0.01  # seconds: added to every pause, so that hair-fine differences count little
@@ -49,10 +49,11 @@ class Cadence:
         pause = np.diff(at, prepend=at[:1])
         between = np.flatnonzero(pause > 0)  # the first of a request's rows
         log = np.log(pause[between] + _BLINK)
-        log = log - log.mean() if len(log) else log
-        total, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (log, log**2))
         upto = between.searchsorted(place, "right")
-        since = np.maximum(upto - self.pauses, 0)
-        mean = (total[upto] - total[since]) / self.pauses
-        spread = np.sqrt(np.maximum((squares[upto] - squares[since]) / self.pauses - mean**2, 0))
-        return np.where(upto >= self.pauses, -spread, np.nan)
+        known = upto - between.searchsorted(place - WINDOW, "right")  # of the latest queries, however they came
+        found = np.full(len(view), np.nan)
+        if len(log) >= self.pauses:
+            spread = np.lib.stride_tricks.sliding_window_view(log, self.pauses).std(1)
+            enough = known >= self.pauses
+            found[enough] = -spread[upto[enough] - self.pauses]
+        return found

@@ -303,18 +303,26 @@ def _alert(
         tier=None,
         exposure=" + ".join(seen.signals) or None,
         volumes=Volumes(queries=s.n, party_queries=group.queries, since=moment(s.since), until=moment(s.until)),
-        inputs=InputStatistics(
-            kept="whole" if seen.unseen < 1 else "none",
-            seen=round(s.n * (1 - seen.unseen)),
-            repeats=s.quality["repeats"],
-            out_of_range=s.quality["out_of_range"],
-            mean=None if seen.mean is None else seen.mean[:64].tolist(),
-            spread=None if seen.spread is None else seen.spread[:64].tolist(),
-        ),
+        inputs=_statistics(seen, calibration.scorer.blind),
         detectors=scores,
         p_value=s.p_value,
         alarmed_at=s.alarmed_at,
         calibration=_note(calibration, s.segment),
         leak=_leak(leak),
         benign=explanations(scores, leak is not None),
+    )
+
+
+def _statistics(seen: Seen, blind: bool) -> InputStatistics:
+    """What the inputs add up to; `blind`: nobody looked at them."""
+    if blind or seen.unseen >= 1:
+        return InputStatistics(kept="none")
+    s = seen.standing
+    return InputStatistics(
+        kept="whole",
+        seen=round(s.n * (1 - seen.unseen)),
+        repeats=s.quality["repeats"],
+        out_of_range=s.quality["out_of_range"],
+        mean=None if seen.mean is None else seen.mean[:64].tolist(),
+        spread=None if seen.spread is None else seen.spread[:64].tolist(),
     )

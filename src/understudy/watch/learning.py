@@ -71,7 +71,7 @@ def calibrate(
     A level that the number of accounts cannot support gives a calibration without a threshold; `refuse` says so.
     """
     form = form_of(reference, rng)
-    names = (*(BLIND_SET if blind else ALARM_SETS[form.kind]), *also)
+    names = tuple(dict.fromkeys((*(BLIND_SET if blind else ALARM_SETS[form.kind]), *also)))  # each bets once
     scorer = Scorer(form, names, _fitted(names, view_of(form, reference, reference_answers), rng))
     longest = horizon and horizon * 2 ** (epochs - 1)
     real = [a for account in accounts if (a := _scored(scorer, account, longest))]
