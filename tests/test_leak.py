@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from understudy.balanced import Balanced, new_key
+from understudy.errors import UsageError
 from understudy.leak import LeakMeter, LeakSketch
 from understudy.types import Answers, Floats, Signal
 
@@ -121,6 +122,18 @@ def test_a_sketch_survives_a_file_and_small_accounts_keep_rows() -> None:
     small.add(DIGITS[20:90], answer(DIGITS[20:90]))
     again.add(DIGITS[20:90], answer(DIGITS[20:90]))
     assert meter.raw(small) == meter.raw(again)
+
+
+def test_answers_of_another_models_classes_are_refused_and_leave_no_trace() -> None:
+    x, meter = load_digits().data[:60], fitted()
+    sketch = meter.sketch()
+    sketch.add(x, answer(x))
+    before = sketch.to_bytes()
+    with pytest.raises(UsageError, match="made for 10 classes"):
+        sketch.add(x, Answers({Signal.LABEL: np.full(60, 10)}, 11))
+    with pytest.raises(UsageError, match="made for 10 classes"):
+        sketch.add(x, Answers({Signal.PROBABILITIES: np.full((60, 3), 1 / 3)}, 3))
+    assert sketch.to_bytes() == before
 
 
 def test_labels_alone_give_one_bracket_and_the_wording_names_its_interval() -> None:

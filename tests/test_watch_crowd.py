@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,8 @@ def test_it_leaves_as_it_was_whom_it_cannot_follow() -> None:
     ]
     assert watch.advance_each(states, batch) == [1, 3, 2]
     assert [state.n for state in states] == [3, 0, 0, 0, 3]
+    with pytest.raises(ValueError, match="refused"):
+        watch.advance(states[2], batch[2])
     states[2].sketch, fresh = None, watch.fresh("a2", "p")
     fresh.sketch = None
     assert states[2].to_bytes() == fresh.to_bytes()

@@ -238,12 +238,15 @@ class LeakSketch:
         self._sample: Balanced | None = None
 
     def add(self, inputs: Floats, answers: Answers) -> None:
-        """Add queries (n, d) and what was released for them. Rows without a released class are left out."""
+        """Add queries (n, d) and what was released, where it holds a class. Raises UsageError on other classes."""
         if not len(inputs) or not any(s in answers for s in _CLASSES):
             return
         own = self.meter.scale.own(np.asarray(inputs, np.float64).reshape(len(inputs), -1))
+        told, soft, k = answers.labels(), _soft(answers), self.meter.outputs
+        if not 0 <= told.min() <= told.max() < k or (soft is not None and soft.shape[1] != k):
+            raise UsageError(f"the leak meter was made for {k} classes; these answers hold others")
         self.n += len(own)
-        self._rows.append((own, answers.labels(), _soft(answers)))
+        self._rows.append((own, told, soft))
         if self._sums or self.n > KEPT:
             self._fold()
 

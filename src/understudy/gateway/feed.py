@@ -209,7 +209,8 @@ class Feed:
                 old = before(queries.at, self.watch.calibration.made)
                 if old and account.state.sketch is not None and queries.inputs is not None:
                     # what came before the calibration was learned from: it counts as received, not as behaviour
-                    account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
+                    with suppress(*_ODD):
+                        account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
                 if old < len(queries):
                     batch.append(queries.take(slice(old, None)))
             accounts.append(account)

@@ -59,6 +59,8 @@ class Watch:
         if not n:
             return state
         scored = c.scorer.scores(state.ring, state.clock, queries, features)
+        if state.sketch is not None and queries.inputs is not None:
+            state.sketch.add(queries.inputs, queries.answers)  # may refuse: nothing is changed before
         e = self._bets(state, scored)
         log, state.purse = state.purse.after(e)
         peak = np.maximum.accumulate(np.maximum(log, state.peak))
@@ -69,8 +71,6 @@ class Watch:
         if len(state.first) < FIRST:
             more = scored.scores[: FIRST - len(state.first)].astype(np.float32)
             state.first = np.concatenate([state.first, more])
-        if state.sketch is not None and queries.inputs is not None:
-            state.sketch.add(queries.inputs, queries.answers)
         unseen = n if queries.inputs is None and not c.scorer.blind else 0
         for name, more_of in (
             ("repeats", scored.repeats),
