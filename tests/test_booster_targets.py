@@ -97,6 +97,24 @@ def test_a_model_that_ranks_is_refused(tmp_path: Path) -> None:
         registry.load("targets", "xgboost").load(tmp_path / "m.ubj", around(x))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.4, 0.7, 0.9, 0.99])
+def test_a_lightgbm_file_of_which_a_part_is_missing_is_refused(tmp_path: Path, share: float) -> None:
+    _, path = saved("lightgbm", "three classes", tmp_path)  # given such a file, the library itself ends the process
+    text = path.read_text(encoding="utf-8")
+    whole = text.index("end of parameters")
+    path.write_text(text[: int(share * whole)], encoding="utf-8")
+    with pytest.raises(ManifestError, match="is not a model that LightGBM can load"):
+        registry.load("targets", "lightgbm").load(path, Box(0, 10, (4,)))
+
+
+def test_a_lightgbm_file_that_does_not_say_its_objective_is_refused(tmp_path: Path) -> None:
+    _, path = saved("lightgbm", "three classes", tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("objective=multiclass num_class:3", "objective="), encoding="utf-8")
+    with pytest.raises(ManifestError, match="objective none"):
+        registry.load("targets", "lightgbm").load(path, Box(0, 10, (4,)))
+
+
 MANIFEST = """
 apiVersion: understudy/v1
 kind: Endpoint

@@ -218,3 +218,23 @@ def test_the_middle_of_float32_numbers() -> None:
         asked += 1
     assert asked < 90
     assert (np.nextafter(a.astype(np.float32), np.float32(np.inf)) >= b).all()
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_a_float64_step_at_zero_is_settled_at_once(low: float) -> None:
+    def call(x: Floats) -> Floats:  # below the least float32 lie many more float64 numbers than between others
+        return np.sqrt(2) * (x[:, :1] > 0) + np.sqrt(3) * (x[:, 1:2] > 0.135) + np.sqrt(5) * (x[:, 2:] > 1 / 3)
+
+    (found,) = attack(call, "value", 1, us.Box(low, 1, (3,)), 700)
+    assert (found.verdict, found.notes["grid"], found.notes["unsettled_steps"]) == (Verdict.EXACT, "float64", 0)
+    assert found.parameters is not None
+    x = np.array([[0, 0, 0], [5e-324, 0.135, 1 / 3], [1, np.nextafter(0.135, 1), np.nextafter(1 / 3, 1)]])
+    assert apart(found, call, "value", x) <= 1e-9
+
+
+def test_a_step_beside_zero_does_not_use_up_the_budget() -> None:
+    def call(x: Floats) -> Floats:
+        return np.sqrt(2) * (x[:, :1] > 1e-310) + np.sqrt(3) * (x[:, 1:2] > 1 / 7) + np.sqrt(5) * (x[:, 2:] > 1 / 3)
+
+    (found,) = attack(call, "value", 1, us.Box(-1, 1, (3,)), 700)
+    assert (found.verdict, found.notes["unsettled_steps"]) == (Verdict.EXACT, 1)

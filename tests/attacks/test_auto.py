@@ -114,3 +114,16 @@ def test_a_network_behind_rounded_logits_is_solved_all_the_same() -> None:
     assert (found.verdict, found.notes["attack"]) == ("exact", "critical-points")
     assert found.notes["precision"] == "5 decimals"
     assert found.notes["set_aside"]["critical-points-deep"].startswith("needs whole scores")
+
+
+@pytest.mark.parametrize("signal", ["label", "probabilities"])
+def test_a_model_of_one_class_stops_nobody(signal: str) -> None:
+    box = us.Box(0, 1, (4,))
+    answer = {"label": lambda x: np.zeros(len(x), int), "probabilities": lambda x: np.ones((len(x), 1))}[signal]
+    found = ran(us.target(answer, signal, 1, box), np.zeros((0, 4)), 600)
+    assert all(
+        e.substitute is None
+        or us.fidelity(e.substitute, us.target(answer, signal, 1, box), box.sample(50, np.random.default_rng(0))).value
+        == 1
+        for e in found
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,11 +13,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import understudy as us
+from understudy import registry
+from understudy.attacks._frame import Frame
+from understudy.attacks._relu_net import Net, Units
+from understudy.attacks._scores import Scores
 from understudy.attacks._unseen import chao
 from understudy.attacks.critical_points import CriticalPoints
 from understudy.endpoint import ArrayPool
 from understudy.protocols import Extraction, Verdict
+from understudy.targets.linear import softmax
 from understudy.targets.network import NetworkTarget
+from understudy.testing import network
 from understudy.types import Exposure, Floats
 from understudy.wrappers import Defended, Metered
 
@@ -48,8 +55,10 @@ def with_one_more(row: int) -> NetworkTarget:
     return NetworkTarget(more, BOX)
 
 
-def attack(target: NetworkTarget, budget: int, pool: Any, signal: str = "logits", **given: Any) -> Extraction:
-    exposed = Defended(target, (), "thief", Exposure.of(signal, 10))
+def attack(
+    target: NetworkTarget, budget: int, pool: Any, signal: str = "logits", classes: int = 10, **given: Any
+) -> Extraction:
+    exposed = Defended(target, (), "thief", Exposure.of(signal, classes))
     meter = Metered(exposed, budget)
     held = ArrayPool(np.zeros((0, 64)) if pool is None else pool)
     (found,) = CriticalPoints(**given).run(meter, held, np.random.default_rng(1))
@@ -121,3 +130,41 @@ def test_units_seen_rarely_foretell_those_unseen() -> None:
             told[name].append(chao(drawn) / (~drawn.any(0)).sum())
     assert 0.9 < np.mean(told["alike"]) < 1.1
     assert max(told["uneven"]) < 1  # a lower bound where some are much rarer than others
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_space_with_some_walls_is_sampled_inside_them(seed: int) -> None:
+    low, high = np.full(6, -np.inf), np.full(6, np.inf)
+    low[:3], high[3] = 0, 1
+    target = replace(network(seed, widths=(6, 5, 4)), space=us.Box(low, high))
+    found = attack(target, 1500, np.zeros((0, 6)), classes=4)
+    assert found.notes["units_found"] == 5
+    assert found.notes["check_error"] <= 1e-9
+
+
+def test_a_row_in_the_middle_of_the_box_shows_no_direction() -> None:
+    target = replace(network(1, widths=(6, 5, 4)), space=us.Box(0, 1, (6,)))
+    found = attack(target, 1500, np.full((1, 6), 0.5), classes=4)
+    assert found.notes["check_error"] <= 1e-9
+
+
+def test_answers_that_vanish_certify_nothing() -> None:
+    target = us.target(lambda x: np.tile([1.0, 0.0, 0.0], (len(x), 1)), "probabilities", 3, us.Box(0, 1, (4,)))
+    meter, rng = Metered(target, 100), np.random.default_rng(0)
+    scores = Scores(meter, Frame.of(meter, ArrayPool(np.zeros((0, 4))), rng))
+    scores.ask(np.zeros((1, 4)))
+    scores.reserve = 20
+    wrong = Net(Units.none(2, 4), None, np.ones(2), True, 0.0)
+    found = CriticalPoints(units=0)._certified(scores, wrong, None, {}, rng)
+    assert (found.verdict, found.substitute, found.notes["check_queries"]) == (Verdict.NOT_OF_FAMILY, None, 0)
+
+
+@pytest.mark.parametrize("name", ["critical-points", "critical-points-deep"])
+def test_probabilities_that_vanish_nearly_everywhere_end_the_attack(name: str) -> None:
+    model = replace(network(1, widths=(6, 5, 4)), space=us.Box(-np.inf, np.inf, (6,)))
+    target = us.target(lambda x: softmax(300 * model.scores(x)), "probabilities", 4, model.space)
+    run = registry.create("attacks", name).run
+    meter = Metered(target, 2500)
+    for found in run(meter, ArrayPool(np.zeros((0, 6))), np.random.default_rng(0)):
+        assert found.verdict is not Verdict.EXACT
+    assert meter.spent <= 2500

@@ -36,10 +36,12 @@ class Ends:
         return len(self.u)
 
     def first(self, rng: Generator) -> Floats:
-        """(d,) an end for the first ray: a row of the attacker's or, where there is none, a random corner."""
-        if not self.own:
+        """(d,) an end for the first ray: a row of the attacker's or, where all are the middle, a random corner."""
+        if not self.u.any():
             self.ask(self.corners(rng.standard_normal((1, len(self.low))), rng))
-        return np.asarray(self.u[~self.given_up][0] if not self.given_up.all() else self.u[-1])
+        away = self.u.any(1)
+        good = away & ~self.given_up
+        return np.asarray(self.u[good][0] if good.any() else self.u[away][-1])
 
     def ask(self, u: Floats, halvings: int = 4) -> None:
         """Ask at more ends, and half as far out too where answers are coarse (probabilities near 1); raises Spent."""

@@ -41,7 +41,7 @@ class Frame:
         half = np.where(bounded, (np.where(bounded, high, 1) - np.where(bounded, low, -1)) / 2, spread)
         # a half-bounded coordinate is centred far enough inside that |u| <= 1 stays inside
         inside = np.clip(
-            centre, np.where(np.isfinite(low), low + half, centre), np.where(np.isfinite(high), high - half, centre)
+            centre, np.where(np.isfinite(low), low + half, -np.inf), np.where(np.isfinite(high), high - half, np.inf)
         )
         middle = np.where(bounded, (np.where(bounded, high, 1) + np.where(bounded, low, -1)) / 2, inside)
         return cls(space, middle, half, bounded, (rows - middle) / half)

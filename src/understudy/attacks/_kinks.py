@@ -230,7 +230,7 @@ class Scan:
         length = (b.t - a.t).item()
         bend = np.maximum(np.abs(b.slope - a.slope), np.abs(b.y - a.y - a.slope * length) / length).max()
         needed = 2 * (a.noise + b.noise).item() / max(self._vague * float(np.nan_to_num(bend)) * length, 1e-300)
-        return float(np.clip(needed, self._probe, _LONGEST))
+        return float(np.clip(np.nan_to_num(needed), self._probe, _LONGEST))  # not a number: answers that vanish
 
     def _shorter(self, ends: list[_Nodes], middle: Floats, share: Floats) -> list[_Nodes]:
         """The ends, left and right in turn, with a new probe into the interval where the old one has become long."""
@@ -255,7 +255,7 @@ class Scan:
         start, length = a.t.item(), (b.t - a.t).item()
         ends, across = (a.noise + b.noise).item(), (a.slope_noise + b.slope_noise).item()
         gap, jump = b.y[0] - a.y[0] - b.slope[0] * length, b.slope[0] - a.slope[0]
-        if not np.isfinite(gap).all():
+        if not np.isfinite([gap, jump]).all():
             return _Look("halve")
         if np.abs(jump).max() <= _SLACK * across:
             bent = np.abs(gap).max() > _SLACK * (ends + across * length)

@@ -63,7 +63,12 @@ def _spliced(a: Array, b: Array, longest: int, rng: Generator) -> Array:
 
 def _least_certain(inputs: Floats, n: int, substitute: Target | None) -> Any:
     """Indices of up to `n` rows: the smallest gaps between the two largest probabilities, else the first."""
-    if substitute is None or len(inputs) <= n or Signal.PROBABILITIES not in substitute.exposure.signals:
+    if (
+        substitute is None
+        or len(inputs) <= n
+        or substitute.exposure.outputs < 2
+        or Signal.PROBABILITIES not in substitute.exposure.signals
+    ):
         return np.arange(min(n, len(inputs)))
     two = np.sort(substitute.query(inputs)[Signal.PROBABILITIES], axis=1)[:, -2:]
     return np.argsort(two[:, 1] - two[:, 0], kind="stable")[:n]

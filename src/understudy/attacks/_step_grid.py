@@ -61,7 +61,8 @@ def _rounded(found: Found, steps: list[Step]) -> dict[Step, float]:
     round_ = np.array([_roundest(step[1], found.above[step]) for step in steps])
     places = [np.nextafter(round_, -np.inf), round_, np.nextafter(round_, np.inf)]
     places.append(np.nextafter(places[-1], np.inf))
-    passed = _passed(found, steps, np.array(places).T)
+    ends = [step[1] for step in steps], [found.above[step] for step in steps]
+    passed = _passed(found, steps, np.clip(places, *ends).T)
     last = passed.argmax(1) - 1  # the last place below the step
     known = passed[:, -1] & (last >= 0)
     return {steps[j]: float(places[last[j]][j]) for j in np.flatnonzero(known).tolist()}
@@ -78,7 +79,9 @@ def _bisected(found: Found, steps: list[Step]) -> dict[Step, float]:
     groups = sorted(groups, key=len, reverse=True)[: max(found.scores.target.remaining // _HALVINGS, 0)]
     possible = [_sums(found, steps, g) for g in groups]
     open_ = list(range(len(groups)))
-    while open_:
+    for _ in range(_HALVINGS):  # more than between float32 numbers, but for those beside zero
+        if not open_:
+            break
         middles = [low[groups[j]] + (high[groups[j]] - low[groups[j]]) / 2 for j in open_]
         points = np.array([_context(found, [steps[i] for i in groups[j]]) for j in open_])
         for point, j, middle in zip(points, open_, middles, strict=True):
@@ -97,7 +100,9 @@ def _bisected(found: Found, steps: list[Step]) -> dict[Step, float]:
             if ((low[group] < middle) & (middle < high[group])).any():
                 going.append(j)
         open_ = going
-    return {steps[i]: float(low[i]) for group in groups for i in group}
+    middle = low + (high - low) / 2
+    settled = (middle <= low) | (middle >= high)
+    return {steps[i]: float(low[i]) for group in groups for i in group if settled[i]}
 
 
 def _strangers(found: Found, steps: list[Step]) -> Iterator[list[int]]:
@@ -152,6 +157,8 @@ def _context(found: Found, steps: Sequence[Step]) -> Floats:
 
 def _roundest(a: float, b: float) -> float:
     """The number with the fewest digits in [a, b]."""
+    if a <= 0 <= b:
+        return 0.0
     for digits in range(1, 17):
         near = float(f"{(a + b) / 2:.{digits}g}")
         if a <= near <= b:

@@ -109,7 +109,8 @@ class CriticalPoints:
         u = fresh(scores, n, rng) if scores.coarse else scores.frame.sample(n, rng)
         y = scores.ask(u, keep=False)
         off = quanta(net, u, y, scores) if scores.coarse else misfit(net, u, y, scores.noise_at(u, y))
-        worst = float(off.max()) if len(u) else np.inf
+        shown = int(np.isfinite(y).all(1).sum())  # what is withheld or vanishes proves nothing
+        worst = float(off.max()) if shown > len(u) // 2 else np.inf
         agreed = _agreement(net.predict(u), y, scores.signal is Signal.VALUE) if len(u) else 0.0
         data = bool(len(scores.frame.data))
         seen_all = self.units is not None and len(net.units) == self.units
@@ -118,7 +119,7 @@ class CriticalPoints:
             "precision": str(scores.precision),
             "units_found": len(net.units),
             **told,
-            "check_queries": len(u),
+            "check_queries": shown,
             "check_error_in_quanta" if scores.coarse else "check_error": worst,
             "tested_on": "the attacker's rows and the space" if data else "the space",
             "fidelity": agreed,
@@ -152,6 +153,8 @@ def refusal(scores: Scores, rng: Generator, coarse: bool = False) -> str | None:
 
     `coarse`: whether rounded and float32 answers will do.
     """
+    if not scores.k:
+        return "one class: its probability says nothing"
     d = scores.frame.d
     sample, half = 0.7 * scores.frame.sample(_BASES, rng), _BASES // 2
     # in long runs of equal signs: where many inputs are summed, independent ones hardly leave the middle

@@ -81,6 +81,10 @@ class EquationSolving:
             return
         bought = Bought(target, frame)
         bought.repeat(np.zeros((1, frame.d)))
+        if bought.outputs == 1 and not bought.linear:
+            why = "one class: its probability says nothing"
+            yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, {"reason": why})
+            return
         ended = False
         if bought.full:
             ended = yield from self._closed(bought, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -29,17 +30,20 @@ class LightgbmTarget(BoosterTarget):
             raise MissingExtra("LightGBM models need it installed: pip install 'understudy[lightgbm]'") from None
         try:
             text = path.read_text(encoding="utf-8")
-            if not text.startswith("tree"):  # the library ends the process over some files that are no model
-                raise ValueError("it does not begin as one")
+            if not _whole(text):  # the library ends the process over some files that are no model, or a part of one
+                raise ValueError("it does not begin as one, or a part is missing")
+        except (ValueError, OSError) as error:
+            raise unreadable(path, "LightGBM", error) from None
+        objective = _objective(text)
+        if objective in ("lambdarank", "rank_xendcg", "multiclassova", "none"):
+            raise ManifestError(f"{path} has the objective {objective}: neither probabilities of classes nor values")
+        try:
             booster = lightgbm.Booster(model_str=text)
-        except (lightgbm.basic.LightGBMError, ValueError, OSError) as error:
+        except (lightgbm.basic.LightGBMError, ValueError) as error:
             raise unreadable(path, "LightGBM", error) from None
         d = int(np.prod(space.shape))
         if booster.num_feature() != d:
             raise ManifestError(f"{path} takes {booster.num_feature()} columns; the space has {d}")
-        objective = next((line[10:].split()[0] for line in text.splitlines() if line.startswith("objective=")), "none")
-        if objective in ("lambdarank", "rank_xendcg", "multiclassova", "none"):
-            raise ManifestError(f"{path} has the objective {objective}: neither probabilities of classes nor values")
         classes = {"binary": 2, "multiclass": booster.num_model_per_iteration()}.get(objective, 0)
 
         def predict(x: Floats) -> Array:
@@ -49,3 +53,24 @@ class LightgbmTarget(BoosterTarget):
             return np.asarray(booster.predict(x, raw_score=True, validate_features=False))
 
         return cls(predict, margins, exposed(str(path), classes, 1, signals), space)
+
+
+def _whole(text: str) -> bool:
+    """Whether a file begins as a model's, every tree is where its head says, and the settings at its end are all there.
+
+    Not whether what the trees hold makes sense.
+    """
+    head, _, rest = text.partition("\n\n")
+    sizes = next((line[11:].split() for line in head.splitlines() if line.startswith("tree_sizes=")), [])
+    if not head.startswith("tree\n") or not sizes or not all(size.isdecimal() for size in sizes):
+        return False
+    body, starts = rest.lstrip("\n").encode(), [0, *accumulate(map(int, sizes))]
+    marks = [b"Tree=%d\n" % i for i in range(len(sizes))] + [b"end of trees\n"]
+    there = all(body.startswith(mark, at) for at, mark in zip(starts, marks, strict=True))
+    return there and ("\nend of parameters\n" in text or "\nparameters:" not in text)
+
+
+def _objective(text: str) -> str:
+    """What was trained for; "none" where the file does not say, or a function did."""
+    said = next((line[10:].split() for line in text.splitlines() if line.startswith("objective=")), [])
+    return said[0] if said else "none"
