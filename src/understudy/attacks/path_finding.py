@@ -32,9 +32,8 @@ class PathFinding:
         About 40 queries per leaf, nearly whatever the number of columns: one bisection per threshold (24 to 32 queries
         to a float32, 55 to a float64), and a few to learn that a leaf is whole. One fresh check row per leaf, `checks`
         at least; where leaves answer alike `probes` per leaf, until `rounds` rounds in a row find nothing: 90 to
-        160 queries per leaf, measured. Another
-        model is refused after 18 to 150 queries; a sum of trees whose cells do not all differ after 1,000 to 3,000, or
-        its cells are followed to the budget's end.
+        160 queries per leaf were measured then. Another model is refused after 18 to 150 queries; a sum of trees whose
+        cells do not all differ after 1,000 to 3,000, or its cells are followed to the budget's end.
 
     Reference:
         Tramer, Zhang, Juels, Reiter and Ristenpart, USENIX Security 2016, section 4.2 (path finding and its top-down
