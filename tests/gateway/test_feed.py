@@ -13,8 +13,11 @@ from click.testing import CliRunner
 from desk import LADDER, Desk
 
 from understudy.cli import main
+from understudy.gateway.states import Account, States
+from understudy.gateway.tally import Tally
 from understudy.manifest import Logging
 from understudy.types import Answers, Signal
+from understudy.watch import Calibration, Queries, Watch
 
 DAY = 86_400.0
 
@@ -158,3 +161,27 @@ def test_without_inputs_it_follows_what_is_left(tmp_path: Path, inputs: str) -> 
     done = feed.step(desk.now)
     assert (done.queries, done.damaged, done.made) == (30, 0, [])
     feed.close(desk.now)
+
+
+def test_what_is_kept_at_hand_is_bounded_with_leak_sketches_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.gateway.states._AT_HAND", 150_000)
+    watch = Watch(Calibration.from_bytes(benign.calibration()))
+    states, x = (
+        States(tmp_path / "states.sqlite", watch, "made"),
+        benign.digits()[:60],
+    )  # more than a sketch keeps as they are
+    held = []
+    for name in ("a", "b", "c"):
+        state = watch.advance(watch.fresh(name, name), Queries(name, name, np.arange(60.0), x, benign.answers(x)[0]))
+        held.append(Account(state, Tally(name)))
+        states.put(held[-1])
+    assert len(held[0].state.to_bytes()) > 3 * held[0].state.ring.nbytes
+    states.save({})
+    assert states.get("c") is held[2]
+    again = states.get("a")
+    assert again is not held[0]
+    assert again is not None
+    assert again.state.to_bytes() == held[0].state.to_bytes()
+    states.close()

@@ -20,8 +20,8 @@ from understudy.watch import State, Watch
 
 FILE = "states.sqlite"
 ALONE = "states-alone.sqlite"  # a copy that goes on by itself while other machines are out of reach
-_AT_HAND = 64 * 2**20  # bytes of accounts' latest queries that are kept in memory, unpacked
-_ACCOUNT = 2**14  # bytes that an account takes beside them
+_AT_HAND = 64 * 2**20  # bytes of accounts that are kept in memory, unpacked
+_ACCOUNT = 2**14  # bytes that an account takes beside what is saved of it
 _SCHEMA = """
 CREATE TABLE states(
   principal TEXT PRIMARY KEY, party TEXT NOT NULL, last REAL NOT NULL, tally TEXT NOT NULL, state BLOB NOT NULL)
@@ -46,6 +46,7 @@ class States:
     def __init__(self, path: Path, watch: Watch, made: str) -> None:
         self._file, self._watch = Database(path, _SCHEMA, 2), watch
         self._held: OrderedDict[str, Account] = OrderedDict()
+        self._bytes: dict[str, int] = {}  # of those held, as they were when they were read or saved
         self._dirty: dict[str, Account] = {}
         self._dirty_of: dict[str, set[str]] = {}  # by party
         self._version = -1
@@ -80,6 +81,7 @@ class States:
             state = State.from_bytes(row[1], self._watch.calibration.leak)
         except (RecordError, KeyError, ValueError, TypeError):
             return None  # damaged, or of another version: the account begins anew
+        self._bytes[principal] = len(row[1])
         return self._keep(principal, Account(state, Tally.from_text(row[0])))
 
     def put(self, account: Account) -> None:
@@ -114,17 +116,23 @@ class States:
             db.executemany(
                 "INSERT OR REPLACE INTO states VALUES(?, ?, ?, ?, ?)",
                 (
-                    (who, a.tally.party, a.tally.last, a.tally.to_text(), sqlite3.Binary(a.state.to_bytes()))
+                    (who, a.tally.party, a.tally.last, a.tally.to_text(), sqlite3.Binary(self._packed(who, a.state)))
                     for who, a in self._dirty.items()
                 ),
             )
             db.executemany("INSERT OR REPLACE INTO places VALUES(?, ?, ?)", [(w, *p) for w, p in places.items()])
             db.executemany("INSERT OR IGNORE INTO settled VALUES(?)", [(id_,) for id_ in self._settling])
         self.places, self._dirty, self._dirty_of, self._settling = dict(places), {}, {}, set()
-        size = sum(_ACCOUNT + account.state.ring.nbytes for account in self._held.values())
+        self._bytes = {who: self._bytes.get(who, 0) for who in self._held}
+        size = sum(_ACCOUNT + saved for saved in self._bytes.values())
         while size > _AT_HAND:
-            _, account = self._held.popitem(last=False)
-            size -= _ACCOUNT + account.state.ring.nbytes
+            who, _ = self._held.popitem(last=False)
+            size -= _ACCOUNT + self._bytes.pop(who)
+
+    def _packed(self, principal: str, state: State) -> bytes:
+        packed = state.to_bytes()
+        self._bytes[principal] = len(packed)
+        return packed
 
     def expire(self, before: float) -> int:
         """Remove the accounts that have asked nothing since, as retention removes their exchanges; returns how many."""

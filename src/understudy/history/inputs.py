@@ -28,7 +28,7 @@ def warnings(mode: str) -> list[str]:
         "whole": [],
         "sketch": [
             f"{_REPLAY}: inputs are kept as sketches",
-            f"{_CONTENT}, except those that compare queries by nearness",
+            f"{_CONTENT}: none of them reads a sketch",
         ],
         "hash": [
             f"{_REPLAY}: inputs are kept as hashes",
