@@ -13,8 +13,11 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 import understudy as us
+from understudy import registry
+from understudy.endpoint import ArrayPool
 from understudy.targets.callable import CallableTarget
 from understudy.types import Ask, Box, Exposure, Floats
+from understudy.wrappers import Metered
 
 INPUTS, TRUTH = load_iris(return_X_y=True)
 SPACE = Box(INPUTS.min(0), INPUTS.max(0))
@@ -111,3 +114,20 @@ def test_a_box_stays_on_record(tmp_path: Path) -> None:
     assert _ask_from(_ask_text(ask)) == ask
     x = np.zeros((1, 2))
     assert len({query_digest(x, a) for a in (None, Ask(), ask, Ask(within=((0.0, 0.2), (1.0, 2.0))))}) == 3
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_slivers_without_end_use_up_the_budget_and_no_more(from_the_start: bool) -> None:
+    def call(x: Floats, within: tuple[Floats, Floats]) -> dict[str, Any]:
+        low, high = within
+        beside = np.where(np.arange(4) == 0, low + 1e-9, x)  # however much of it is cut off, the wall moves along
+        far = np.where(np.arange(4) == 1, (x + high) / 2, x)
+        whole = not from_the_start and np.array_equal(low, SPACE.low) and np.array_equal(high, SPACE.high)
+        return {"label": np.zeros(len(x), int), "counterfactual": far if whole else beside}
+
+    lying = CallableTarget(call, Exposure.of(["label", "counterfactual"], 3), SPACE)
+    meter = Metered(lying, 120)
+    run = registry.create("attacks", "box-search").run(meter, ArrayPool(np.zeros((0, 4))), np.random.default_rng(0))
+    found = list(run)
+    assert meter.spent <= 120
+    assert [(e.notes["complete"], e.notes["open"]) for e in found] == ([] if from_the_start else [(False, 1)])

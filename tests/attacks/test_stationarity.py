@@ -236,3 +236,10 @@ def test_an_audit_reports_them(tmp_path: Path) -> None:
     (finding,) = us.run_audit(tmp_path / "manifest.yaml", tmp_path / "run").findings
     for seed in finding.seeds:
         assert seed.notes["hyperparameters"]["values"]["alpha"] == pytest.approx(0.25, rel=1e-10)
+
+
+def test_what_answers_zero_at_every_training_row_is_no_kernel_machine() -> None:
+    rows = np.random.default_rng(0).uniform(-1, 1, (40, 2))
+    target = us.target(lambda x: np.maximum(np.abs(x[:, :1]) - 1.5, 0), "value", 1, us.Box(-20, 20, (2,)))
+    found = us.extract(target, "stationarity", 300, 0, rows, rows[:, 0] ** 2)
+    assert (found.verdict, found.substitute) == (us.Verdict.NOT_OF_FAMILY, None)

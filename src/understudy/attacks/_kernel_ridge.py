@@ -26,6 +26,8 @@ def kernel_ridge(target: Metered, inputs: Floats, truth: Array, rng: Generator) 
     if target.remaining < len(x) + _CHECKS:
         return None
     f = np.asarray(target.query(inputs)[Signal.VALUE], np.float64)
+    if not f.any():
+        return None
     left = np.asarray(truth, np.float64).reshape(len(x), -1) - f
     apart = squared(x, x)
     unit = float(np.median(apart[apart > 0])) if (apart > 0).any() else 1.0
@@ -44,7 +46,7 @@ def kernel_ridge(target: Metered, inputs: Floats, truth: Array, rng: Generator) 
         low, high = (low, b) if misfit(a)[0] < misfit(b)[0] else (a, high)
     log_gamma = (low + high) / 2
     share, alpha = misfit(log_gamma)
-    if share > _EXPLAINS or alpha <= 0:
+    if not (share <= _EXPLAINS and alpha > 0):
         return None
     copy = KernelTarget(x, left / alpha, float(np.exp(log_gamma)), target.space)
     fresh = target.space.sample(_CHECKS // 2, rng)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
-from understudy.errors import InputError
+from understudy.errors import BudgetExceeded, InputError
 from understudy.protocols import Extraction, Metered, Pool, Verdict
 from understudy.targets.tree import TreeTarget
 from understudy.types import Answers, Ask, Box, Exposure, Floats, Signal
@@ -67,14 +67,15 @@ class BoxSearch:
         search: _Search | None = None
         try:
             search = None if reason else _Search(target, self.tolerance)
+        except BudgetExceeded:
+            return
         except InputError as why:
             reason = str(why)
         if search is None:
             yield Extraction(None, target.spent, Verdict.NOT_OF_FAMILY, None, {"reason": reason})
             return
         due, keep = 100, min(self.checks, target.remaining // 5)
-        while search.open and target.remaining > keep:
-            search.step()
+        while search.open and target.remaining > keep and search.step():
             if target.spent >= due and target.remaining > keep + _GLANCE:
                 yield self._judged(search, target, rng, _GLANCE)
                 due = 2 * target.spent
@@ -140,16 +141,27 @@ class _Search:
         answers = self._target.query(centre.reshape(1, *self._target.space.shape), ask)
         return int(answers.labels()[0]), np.asarray(answers[Signal.COUNTERFACTUAL], np.float64)[0]
 
-    def step(self) -> None:
-        """Cut the largest open box where its counterfactual crosses a threshold. Costs two queries, or one."""
-        _, node, low, high, centre, other = heapq.heappop(self.open)
+    def step(self) -> bool:
+        """Cut the largest open box where its counterfactual crosses a threshold; False where the budget ends first.
+
+        Costs two queries, or one, and one more for each sliver.
+        """
+        cut = heapq.heappop(self.open)
+        try:
+            self._cut(*cut[1:])
+        except BudgetExceeded:
+            heapq.heappush(self.open, cut)
+            return False
+        return True
+
+    def _cut(self, node: int, low: Floats, high: Floats, centre: Floats, other: Floats) -> None:
         j = int((np.abs(other - centre) / (self._high - self._low)).argmax())
         up = other[j] > centre[j]
         cut = float(np.nextafter(other[j], -np.inf)) if up else float(other[j])
-        self.feature[node], self.threshold[node] = j, cut
         lower, upper = high.copy(), low.copy()
         lower[j], upper[j] = cut, np.nextafter(cut, np.inf)
-        self.children[node] = (self._part(low, lower, node), self._part(upper, high, node))
+        children = self._part(low, lower, node), self._part(upper, high, node)
+        self.feature[node], self.threshold[node], self.children[node] = j, cut, children
 
     def _part(self, low: Floats, high: Floats, parent: int) -> int:
         if (high - low > self._least).all():

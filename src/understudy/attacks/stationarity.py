@@ -80,7 +80,7 @@ class Stationarity:
         if Signal.VALUE not in target.exposure.signals or self.objective not in ("auto", "kernel-ridge"):
             return None
         solved = kernel_ridge(target, inputs, truth, rng)
-        if solved is None or solved[1] > _EXACT:
+        if solved is None or not solved[1] <= _EXACT:
             return None
         copy, error = solved
         made = hyperparameters(
