@@ -145,7 +145,54 @@ def cost(world: Any, seed: int) -> Any:
     return [together, spread, alone, len(state.to_bytes()), len(watch.calibration.to_bytes())]
 
 
-PARTS = {"false-alarms": false_alarms, "detection": detection, "cost": cost}
+def trained(world: Any, x: Any, held: Any, truth: Any) -> dict[str, float]:
+    """Agreement on the hold-out of copies really trained on TF-IDF: a logistic one, and ridge on log-odds."""
+    import warnings
+
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    p = world.probabilities(x)
+    labels, words = p.argmax(1), TfidfVectorizer(sublinear_tf=True)
+    rows, logs = words.fit_transform(x), np.log(np.maximum(p, 1e-9))
+    judged, found = words.transform(held), {"label": float((truth == labels[0]).mean())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that training could go on is no news
+        if len(np.unique(labels)) > 1:
+            copy = LogisticRegression(C=10, max_iter=60, tol=1e-2).fit(rows, labels)
+            found["label"] = float((copy.predict(judged) == truth).mean())
+        fit = Ridge(alpha=0.3, solver="sparse_cg", tol=1e-2).fit(rows, logs - logs.mean(1, keepdims=True))
+    found["probability"] = max(found["label"], float((fit.predict(judged).argmax(1) == truth).mean()))
+    return found
+
+
+def leak(world: Any, seed: int) -> Any:
+    """Of texts: the meter beside thieves trained on the same queries, of every attack and seven kinds of customer."""
+    from understudy.leak import LeakMeter
+
+    rng, held = np.random.default_rng([seed, 6]), world.rows["held"][:1000]
+    truth = world.probabilities(held).argmax(1)
+    reference = world.rows["training"]
+    meter = LeakMeter.fit(reference, world.answers(reference), rng, held_out=(held, world.answers(held)))
+    makers = dict(world.thieves)
+    for behaviour in ("iid", "mix", "one-cluster", "typing-edits", "templates", "drift", "unseen-clusters"):
+        makers[f"customer: {behaviour}"] = lambda w, n, r, b=behaviour: w.customer("test", b, n, r)
+    raw, real, sizes, families, held_by = [], [], [], [], 0
+    for family, asked in makers.items():
+        x = asked(world, 800, rng)
+        for size in (50, 200, 800):
+            sketch = meter.sketch()
+            sketch.add(x[:size], world.answers(x[:size]))
+            raw.append(meter.raw(sketch))
+            real.append(trained(world, x[:size], held, truth))
+            sizes.append(size)
+            families.append(family)
+            held_by = len(sketch.to_bytes())
+    told = meter.calibrated(raw, real, sizes, families)
+    return {"raw": raw, "real": real, "errors": {b: t.error for b, t in told.truths.items()}, "bytes": held_by}
+
+
+PARTS = {"false-alarms": false_alarms, "detection": detection, "cost": cost, "leak": leak}
 
 
 def kept(part: str, name: str, seed: int) -> Any:
@@ -214,6 +261,18 @@ def print_cost(world: Any) -> None:
         print(row(*(f"{t:.0f}" for t in told[:3]), f"{told[3]:,} bytes", f"{told[4]:,} bytes"))
 
 
+def print_leak(world: Any) -> None:
+    from scipy.stats import spearmanr
+
+    if told := kept("leak", world.name, 0):
+        print(f"\n**{world.name}**: leak meter beside trained copies; its sketch takes {told['bytes']:,} bytes\n")
+        print(heading("bracket", "query sets", "Spearman", "error on families left out", "largest shortfall"))
+        for bracket, error in told["errors"].items():
+            raw, real = (np.array([r[bracket] for r in told[k]]) for k in ("raw", "real"))
+            rank = f"{spearmanr(raw, real).statistic:.3f}"
+            print(row(bracket, len(raw), rank, f"{error:.3f}", f"{(real - raw).max():.2f}"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", default="tables", choices=[*PARTS, "tables"])
@@ -226,6 +285,7 @@ def main() -> None:
         print_false_alarms(world)
         print_detection(world)
         print_cost(world)
+        print_leak(world)
         return
     start = time.process_time()
     found = PARTS[given.part](world, given.seed)

@@ -173,7 +173,7 @@ def test_a_thief_is_alarmed_on_the_record_in_an_export_and_live(place: Place, cl
         customer(place, i)
     done = cli("calibrate", place.path, place.folder / "history")
     assert done.returncode == 0, done.stderr
-    assert "no leak meter" in done.stdout
+    assert "leak meter, label bracket: error" in done.stdout
     wait_for(lambda: any(line.get("event") == "watching" for line in place.guard.lines()), 30)
     place.open_account("thief")
     words = sorted({w.lower() for t in TEXTS[:LATER] for w in re.findall(r"[a-z]{3,}", t)})

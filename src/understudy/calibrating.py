@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -13,6 +14,7 @@ from understudy import registry
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.stats import wilson
+from understudy.texts import array
 from understudy.types import Answers, Array, Floats, Signal
 from understudy.views import Scale, labels
 from understudy.views.tabular import made_up
@@ -23,6 +25,7 @@ from understudy.watch.scoring import ALARM_SETS
 
 SIZES = (50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
 LEARNERS = ("logistic", "boosting", "mlp")
+TEXT_LEARNERS = ("text-logistic", "logistic")  # of texts; the second is given the meter's embeddings
 _MOST = 5000  # benign accounts that are read; more make no better ranks, only a longer wait
 _Lives = list[list[Queries]]
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
@@ -53,7 +56,7 @@ def learn(
     leak: bool = True,
     traffic: bool = False,
     also: Sequence[str] = (),
-    ask: Callable[[Floats], Answers] | None = None,
+    ask: Callable[[Any], Answers] | None = None,
 ) -> Learnt:
     """Calibrate on the accounts of a log, account by account in time order.
 
@@ -76,9 +79,7 @@ def learn(
     if len(accounts) >= _MOST:
         notes.append(f"the first {_MOST:,} accounts were read; the others were not")
     meter = None
-    if leak and reference.dtype == object:
-        notes.append("texts: there is no leak meter for them, so what accounts could have learned is not measured")
-    elif leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
+    if leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
         meter = LeakMeter.fit(reference, answers, rng)
         meter = hold(meter, families(reference, answers, accounts, rng, ask), rng)
         notes += [
@@ -146,30 +147,53 @@ def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[_Li
 
 # what the leak meter's readings are worth
 
-Family = tuple[Floats, Answers]
+Family = tuple[Array, Answers]
 
 
 def families(
-    reference: Floats,
+    reference: Array,
     answers: Answers,
     accounts: Sequence[Sequence[Queries]],
     rng: Generator,
-    ask: Callable[[Floats], Answers] | None = None,
+    ask: Callable[[Any], Answers] | None = None,
 ) -> dict[str, Family]:
     """Query sets to train substitutes on, by kind: the owner's rows, what the longest accounts asked, made-up rows.
 
     Thieves without the model's data ask far away from it, and much: rows are made up for the model to `ask`.
     """
-    x = np.asarray(reference, np.float64).reshape(len(reference), -1)
+    texts = reference.dtype == object
+    x = reference if texts else np.asarray(reference, np.float64).reshape(len(reference), -1)
     found: dict[str, Family] = {"owner's rows": (x, answers)}
     longest = sorted(accounts, key=lambda a: -sum(map(len, a)))[:6]
     for i, account in enumerate(longest):
         whole = Queries.concat(account)
         if whole.inputs is not None and any(s in whole.answers for s in _CLASSES):
-            found[f"account {i}"] = (np.asarray(whole.inputs, np.float64).reshape(len(whole), -1), whole.answers)
+            rows = whole.inputs if texts else np.asarray(whole.inputs, np.float64).reshape(len(whole), -1)
+            found[f"account {i}"] = (rows, whole.answers)
     if ask is not None:
-        found |= {name: (rows, ask(rows)) for name, rows in far(x, rng).items()}
+        made = far_texts(x, rng) if texts else far(x, rng)
+        found |= {name: (rows, ask(rows)) for name, rows in made.items()}
     return found
+
+
+def far_texts(x: Array, rng: Generator) -> dict[str, Array]:
+    """Made-up texts by kind, of the words of the owner's texts `x` (n,): in another order, drawn by how frequent they
+    are, one at a time, and the first half of one text with the last of another.
+    """
+    split = [text.split() for text in x.tolist()]
+    words = np.array([w for some in split for w in some], object)
+    many, longest = max(SIZES), max(len(text) for text in x.tolist())
+    picked = rng.integers(len(x), size=(2, many))
+    found = {
+        "shuffled words": [" ".join(rng.permutation(np.array(split[i], object))) for i in picked[0, : SIZES[-2]]],
+        "drawn words": [" ".join(rng.choice(words, max(len(split[i]), 1))) for i in picked[0]],
+        "single words": rng.choice(np.unique(words), min(many, len(np.unique(words))), replace=False).tolist(),
+        "spliced": [
+            " ".join(split[i][: (len(split[i]) + 1) // 2] + split[j][len(split[j]) // 2 :])
+            for i, j in picked.T.tolist()
+        ][: SIZES[-2]],
+    }
+    return {name: array([t[:longest] or "a" for t in texts]) for name, texts in found.items()}
 
 
 def far(x: Floats, rng: Generator) -> dict[str, Floats]:
@@ -202,16 +226,19 @@ def hold(meter: LeakMeter, asked: Mapping[str, Family], rng: Generator) -> LeakM
     return meter.calibrated(readings, real, sizes, kinds)
 
 
-def substitutes(meter: LeakMeter, x: Floats, answers: Answers, rng: Generator) -> dict[str, float]:
+def substitutes(meter: LeakMeter, x: Array, answers: Answers, rng: Generator) -> dict[str, float]:
     """Agreement on the meter's hold-out of the best substitute trained on labels, and on everything that was given."""
     held, truth = meter.held
     label_only = Answers({Signal.LABEL: labels(answers)}, answers.outputs)
     given = {"label": label_only} | ({"probability": answers} if Signal.PROBABILITIES in answers else {})
     best = dict.fromkeys(given, 0.0)
-    for name in LEARNERS:
+    texts = x.dtype == object
+    for name in TEXT_LEARNERS if texts else LEARNERS:
+        embed = texts and name == "logistic"
+        rows, judge = (meter.numbers(a).astype(np.float64) if embed else a for a in (x, held))
         for bracket, told in given.items():
-            copy = registry.create("learners", name).fit(x, told, rng)
-            agreed = float((copy.query(held).labels() == truth).mean())
+            copy = registry.create("learners", name).fit(rows, told, rng)
+            agreed = float((copy.query(judge).labels() == truth).mean())
             best[bracket] = max(best[bracket], agreed)
     if "probability" in best:
         best["probability"] = max(best.values())

@@ -19,28 +19,25 @@ Kesarwani, Mukhoty, Arya and Mehta (ACSAC 2018) ask the question for trees; sums
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.random import Generator
-from threadpoolctl import threadpool_limits
 
 from understudy.balanced import Balanced, new_key
+from understudy.copies import discriminants, solved, trained
 from understudy.errors import UsageError
 from understudy.store import frame, unframe
 from understudy.types import Answers, Array, Estimate, Floats, Signal
-from understudy.views import Floats32, Scale, labels
+from understudy.views import Floats32, Scale, TextScale, labels
 
 KEPT = 50  # queries that are kept as they are before they are summed
 SAMPLE = 512  # rows of the balanced sample
-_RIDGES = {"relu": (1e-3, 1e-2, 1e-1), "columns": (1e-9, 1e-6, 1e-3, 1e-1)}
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
 _NONE = 1e-9  # what a probability of 0 is taken at before its log: rounding made it, or the floating point
-_TREES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +104,28 @@ def _lift(short: Floats, n: Floats) -> tuple[Floats, Floats]:
 class LeakMeter:
     """Random features, the sample's key and the hold-out of one model, fixed once, and what readings are worth.
 
-    `truths`: per bracket ("label", "probability"), once `calibrated`.
+    `truths`: per bracket ("label", "probability"), once `calibrated`. `texts`: the hold-out's, until it goes to a file.
     """
 
-    scale: Scale
+    form: Scale | TextScale
     outputs: int
     arrays: Mapping[str, Array]
     truths: Mapping[str, _Truth] = field(default_factory=dict)
+    texts: Array | None = field(default=None, repr=False)
 
     @classmethod
     def fit(
         cls,
-        reference: Floats,
+        reference: Array,
         answers: Answers,
         rng: Generator,
         *,
-        held_out: tuple[Floats, Answers] | None = None,
+        held_out: tuple[Array, Answers] | None = None,
         features: int | None = None,
     ) -> Self:
-        """Maps from the owner's rows (n, d) and the model's answers to them. A fifth of the rows is held out, at most
-        5,000, unless `held_out` are given. `features`: random ReLU features, 256 for up to ten classes, else 512.
+        """Maps from the owner's rows (n, d), or texts (n,), and the model's answers to them. A fifth of them is held
+        out, at most 5,000, unless `held_out` are given. `features`: random ReLU features, 256 for up to ten classes,
+        else 512; 128 of the embedding of texts.
         Raises UsageError where no class is answered.
         """
         if not any(s in answers for s in _CLASSES) or answers.outputs < 2:
@@ -136,23 +135,36 @@ class LeakMeter:
             cut = min(max(len(order) // 5, 1), 5000)
             held_out = (reference[order[:cut]], answers.take(order[:cut]))
             reference = reference[order[cut:]]
-        scale = Scale.fit(reference)
-        size = features or (256 if answers.outputs <= 10 else 512)
-        d = int(np.prod(np.shape(reference)[1:]))
+        texts = reference.dtype == object
+        form = TextScale.fit(reference, rng) if texts else Scale.fit(reference)
+        size = features or (128 if texts else 256 if answers.outputs <= 10 else 512)
         rows, told = held_out
+        held = _numbers(form, rows)
+        d = held.shape[1]
         arrays: dict[str, Array] = {
             "weights": (rng.standard_normal((d, size)) / np.sqrt(d)).astype(np.float32),
             "bias": rng.uniform(-1, 1, size).astype(np.float32),
             "key": new_key(d, rng),
-            "held/inputs": scale.own(np.asarray(rows, np.float64).reshape(len(rows), -1)),
+            "held/inputs": held,
             "held/labels": labels(told),
         }
-        return cls(scale, answers.outputs, arrays)
+        return cls(form, answers.outputs, arrays, texts=np.asarray(rows, object) if texts else None)
 
     @property
-    def held(self) -> tuple[Floats, Array]:
-        """The hold-out: inputs (n, d) as asked, up to float32, and the model's classes."""
-        return self.arrays["held/inputs"] * self.scale.spread + self.scale.centre, self.arrays["held/labels"]
+    def held(self) -> tuple[Array, Array]:
+        """The hold-out: inputs (n, d) as asked, up to float32, or texts (n,), and the model's classes. Of texts only
+        their embeddings go to a file: raises UsageError once it was read from one.
+        """
+        held, classes = self.arrays["held/inputs"], self.arrays["held/labels"]
+        if isinstance(self.form, Scale):
+            return held * self.form.spread + self.form.centre, classes
+        if self.texts is None:
+            raise UsageError("the texts that were held out are not kept")
+        return self.texts, classes
+
+    def numbers(self, inputs: Array) -> Floats32:
+        """(n, d) of inputs: columns in own units, or the embedding of texts."""
+        return _numbers(self.form, inputs)
 
     @property
     def most(self) -> int:
@@ -165,7 +177,8 @@ class LeakMeter:
 
     def relu(self, own: Floats32) -> Floats32:
         """(n, 1 + features) of inputs in own units."""
-        found = np.maximum(self.scale.z(own) @ self.arrays["weights"] + self.arrays["bias"], 0)
+        z = self.form.z(own) if isinstance(self.form, Scale) else own
+        found = np.maximum(z @ self.arrays["weights"] + self.arrays["bias"], 0)
         return _with_one(found)
 
     @cached_property
@@ -176,11 +189,11 @@ class LeakMeter:
         """The meter before calibration, per bracket: the best copy's agreement on the hold-out."""
         held, truth = self.arrays["held/inputs"], self.arrays["held/labels"]
         sample, sums = sketch.sums()
-        copies = [*_discriminants(*sums["relu"], self._held_relu), *_trained(sample, held)]
+        copies = [*discriminants(*sums["relu"], self._held_relu), *trained(sample, held)]
         found = {"label": max(float((copy == truth).mean()) for copy in copies)}
         if "columns" in sums:
-            solved = _solved(*sums["columns"], _with_one(held))
-            found["probability"] = max(found["label"], *(float((copy == truth).mean()) for copy in solved))
+            fits = solved(*sums["columns"], _with_one(held))
+            found["probability"] = max(found["label"], *(float((copy == truth).mean()) for copy in fits))
         return found
 
     def read(self, sketch: LeakSketch) -> Leak:
@@ -212,20 +225,22 @@ class LeakMeter:
 
     def parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The meter as arrays by name and a header of plain values."""
-        arrays = {f"scale/{n}": a for n, a in self.scale.arrays().items()} | dict(self.arrays)
+        arrays = {f"form/{n}": a for n, a in self.form.arrays().items()} | dict(self.arrays)
         for bracket, truth in self.truths.items():
             arrays |= {f"truth/{bracket}/sizes": truth.sizes, f"truth/{bracket}/lift": truth.lift}
-        return arrays, {"outputs": self.outputs, "errors": {b: t.error for b, t in self.truths.items()}}
+        errors = {b: t.error for b, t in self.truths.items()}
+        return arrays, {"form": self.form.kind, "outputs": self.outputs, "errors": errors}
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array], head: Mapping[str, Any]) -> Self:
         """The inverse of `parts`."""
-        scale = Scale.of({n.removeprefix("scale/"): a for n, a in arrays.items() if n.startswith("scale/")})
+        kept = {n.removeprefix("form/"): a for n, a in arrays.items() if n.startswith("form/")}
+        form = TextScale.of(kept) if head["form"] == "text" else Scale.of(kept)
         truths = {
             b: _Truth(arrays[f"truth/{b}/sizes"], arrays[f"truth/{b}/lift"], e) for b, e in head["errors"].items()
         }
-        rest = {n: a for n, a in arrays.items() if not n.startswith(("scale/", "truth/"))}
-        return cls(scale, int(head["outputs"]), rest, truths)
+        rest = {n: a for n, a in arrays.items() if not n.startswith(("form/", "truth/"))}
+        return cls(form, int(head["outputs"]), rest, truths)
 
 
 class LeakSketch:
@@ -237,11 +252,14 @@ class LeakSketch:
         self._sums: dict[str, tuple[Array, Array]] = {}
         self._sample: Balanced | None = None
 
-    def add(self, inputs: Floats, answers: Answers) -> None:
-        """Add queries (n, d) and what was released, where it holds a class. Raises UsageError on other classes."""
+    def add(self, inputs: Array, answers: Answers) -> None:
+        """Add queries (n, d), or texts (n,), and what was released for them. Those without a class are left out.
+
+        Raises UsageError on other classes than the meter's.
+        """
         if not len(inputs) or not any(s in answers for s in _CLASSES):
             return
-        own = self.meter.scale.own(np.asarray(inputs, np.float64).reshape(len(inputs), -1))
+        own = self.meter.numbers(inputs)
         told, soft, k = answers.labels(), _soft(answers), self.meter.outputs
         if not 0 <= told.min() <= told.max() < k or (soft is not None and soft.shape[1] != k):
             raise UsageError(f"the leak meter was made for {k} classes; these answers hold others")
@@ -317,56 +335,11 @@ class LeakSketch:
         return made
 
 
-# copies, as what they answer to the hold-out
-
-
-def _discriminants(gram: Floats, cross: Floats, held: Floats32) -> Iterator[Array]:
-    """The linear discriminant with the classes' own shares as priors, at several ridges, out of the sums.
-
-    With C the covariance of the features and D (features x classes) their covariance with the classes, ridge scores
-    are x' C^-1 D, and the within-class covariance only needs a matrix of classes x classes more.
-    """
-    counts, n = cross[0], gram[0, 0]
-    have = np.flatnonzero(counts)
-    share, mean = counts[have] / n, gram[0, 1:] / n
-    size, turn = np.linalg.eigh(gram[1:, 1:] / n - np.outer(mean, mean))
-    size = np.maximum(size, 0)
-    toward = turn.T @ (cross[1:, have] / n - np.outer(mean, share))
-    seen = (held[:, 1:] - mean) @ turn
-    for ridge in _RIDGES["relu"]:
-        slopes = toward / (size + max(ridge * size.mean(), 1e-12))[:, None]
-        between = toward.T @ slopes
-        within = np.linalg.pinv(np.diag(share) - between, hermitian=True)
-        far = ((between / share[:, None]) * within.T).sum(1)
-        yield have[(seen @ slopes @ within - far / 2 + np.log(share)).argmax(1)]
-
-
-def _trained(sample: Balanced, held: Floats32) -> Iterator[Array]:
-    """A logistic model and a forest."""
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    rows, told = sample.rows.astype(np.float32), sample.labels
-    if (told == told[0]).all():
-        yield np.repeat(told[:1], len(held))
-        return
-    copies = (
-        make_pipeline(StandardScaler(), LogisticRegression(C=10.0, max_iter=100)),
-        RandomForestClassifier(_TREES, random_state=0),
-    )
-    for copy in copies:
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that training could go on is no news
-            yield copy.fit(rows, told).predict(held)
-
-
-def _solved(gram: Floats, cross: Floats, held: Floats32) -> Iterator[Array]:
-    """Least squares on log-odds, at several ridges."""
-    level, one = np.trace(gram) / len(gram), np.eye(len(gram))
-    for ridge in _RIDGES["columns"]:
-        yield (held @ np.linalg.lstsq(gram + max(ridge * level, 1e-12) * one, cross, rcond=None)[0]).argmax(1)
+def _numbers(form: Scale | TextScale, inputs: Array) -> Floats32:
+    """(n, d) of inputs: columns in own units, or the embedding of texts."""
+    if isinstance(form, TextScale):
+        return form.numbers(inputs)
+    return form.own(np.asarray(inputs, np.float64).reshape(len(inputs), -1))
 
 
 def _with_one(features: Floats32) -> Floats32:

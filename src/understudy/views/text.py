@@ -139,6 +139,12 @@ class TextScale(Arrays):
         own[:, _PLACE] = z @ self.kept
         return View(self, inputs, own, z, labels, margin, tokens)
 
+    def numbers(self, inputs: Array) -> Floats32:
+        """(n, k + 16) embeddings of texts as they are, templates included, each number about as large as 1."""
+        hashes, starts = _hashed(inputs)
+        found = self.embed(Tokens(hashes, _found(self.words, hashes), starts))
+        return found * np.float32(np.sqrt(found.shape[1]))
+
     def embed(self, tokens: Tokens) -> Floats32:
         """(n, k + 16) of length 1. A text without a known word points away from all that have one, by its own words."""
         n, known = len(tokens.sizes), tokens.at >= 0
