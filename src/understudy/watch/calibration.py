@@ -21,7 +21,7 @@ from understudy.watch.ranking import Normaliser, Ranking
 from understudy.watch.scoring import Scorer
 from understudy.watch.wealth import Reference
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
