@@ -20,7 +20,7 @@ import numpy as np
 CACHE = Path(".bench/monitor")
 PACKAGES = {"letters": ("r-cran-mlbench", "LetterRecognition"), "spam": ("r-cran-kernlab", "spam")}
 PACKAGES["ticdata"] = ("r-cran-kernlab", "ticdata")
-SHARES = {"training": 0.27, "calibration": 0.30, "test": 0.23, "thief": 0.12, "held": 0.08}
+SHARES = {"training": 0.27, "calibration": 0.265, "test": 0.265, "thief": 0.12, "held": 0.08}
 CLUSTERS, UNSEEN = 12, 2
 
 #: behaviour: (share of the portfolio, the segment such a customer would declare)
