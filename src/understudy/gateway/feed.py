@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,19 +17,18 @@ from pathlib import Path
 from typing import cast
 
 from understudy.alerts import Alert
-from understudy.errors import UnderstudyError, UsageError
+from understudy.errors import UsageError
 from understudy.gateway.book import FILE as BOOK
 from understudy.gateway.book import Book
 from understudy.gateway.entries import Aside
+from understudy.gateway.following import Follower
 from understudy.gateway.metrics import log
 from understudy.gateway.pool import Pool
 from understudy.gateway.reporting import Reporter
-from understudy.gateway.runs import before, runs
 from understudy.gateway.service import Service
 from understudy.gateway.shared import SILENT, Away
 from understudy.gateway.states import ALONE, Account, States, remove
 from understudy.gateway.states import FILE as STATES
-from understudy.gateway.tally import Tally
 from understudy.gateway.together import News, Together, read_alone
 from understudy.guard import DAY
 from understudy.history import Row
@@ -38,12 +36,11 @@ from understudy.leak import Leak, LeakSketch
 from understudy.manifest_monitor import MonitorPart
 from understudy.response import Response, Seen, due
 from understudy.types import digest
-from understudy.watch import Calibration, Queries, State, Watch
+from understudy.watch import Calibration, State, Watch
 
 LIMIT = 1024  # exchanges of each worker that are read at once
 SAVE = 5.0  # seconds between saves at the least; what came since is read again after a crash
 _SHARE = 10.0  # times what a save took: a tenth of the time at the most goes into saving
-_ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 _MANY = 1024  # changed accounts that are saved before that, to bound memory
 _GROWN = 1.25  # a leak is read again when so many times the queries have been answered
 _FEW = 50
@@ -90,7 +87,7 @@ class Feed:
             self.states.close()
             raise
         self._report = Reporter(service, monitor, self.watch.calibration)
-        self._form = self.watch.calibration.scorer.form
+        self._follower = Follower(self.watch, monitor)
         self._places, self._due = dict(self.states.places), -math.inf
         self._expires = -math.inf
         self._leaks_count = any(step.when.leak or step.when.leak_budget for step in monitor.response)
@@ -125,7 +122,7 @@ class Feed:
                 for entry in run:
                     self._apply(cast(Aside, entry))
             else:
-                touched |= {a.state.principal: a for a in self._advance(cast(list[Row], list(run)), done)}
+                touched |= self._follow(cast(list[Row], list(run)), done)
         self._decide_all(touched, now, done)
         if news.rows:
             done.lag = max(now - news.rows[-1].at, 0.0)
@@ -134,6 +131,14 @@ class Feed:
         if due and (moved or self.states.unsaved or self._due == -math.inf):
             self._save(now)
         return done
+
+    def _follow(self, rows: Sequence[Row], done: Done) -> dict[str, Account]:
+        for row in rows:
+            self._news[row.party] = self._news.get(row.party, 0) + row.rows
+        followed = self._follower.follow(rows, self.states)
+        done.damaged += followed.damaged
+        done.alarmed += followed.alarmed
+        return {account.state.principal: account for account in followed.accounts}
 
     # with other machines
 
@@ -187,58 +192,6 @@ class Feed:
     def machines(self) -> int:
         """Machines that are followed; 0 while others are out of reach."""
         return 1 if self._together is None else 0 if self.alone else self._together.machines
-
-    # following
-
-    def _advance(self, rows: Sequence[Row], done: Done) -> list[Account]:
-        by_principal: dict[str, list[Row]] = {}
-        for row in rows:
-            by_principal.setdefault(row.principal, []).append(row)
-        accounts, batch = list[Account](), list[Queries]()
-        for principal, mine in by_principal.items():
-            party = mine[-1].party
-            account = self.states.get(principal) or Account(self._fresh(principal, party), Tally(party))
-            account.tally.add(mine)
-            self._news[party] = self._news.get(party, 0) + sum(row.rows for row in mine)
-            for queries in runs(mine, account.state.segment):
-                if queries.inputs is not None and not self._form.takes(queries.inputs.shape[1:]):
-                    done.damaged += len(queries)  # of another model than the calibration's
-                    continue
-                if queries.inputs is not None:
-                    account.tally.measure(queries.inputs)
-                old = before(queries.at, self.watch.calibration.made)
-                if old and account.state.sketch is not None and queries.inputs is not None:
-                    # what came before the calibration was learned from: it counts as received, not as behaviour
-                    with suppress(*_ODD):
-                        account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
-                if old < len(queries):
-                    batch.append(queries.take(slice(old, None)))
-            accounts.append(account)
-        self._follow({a.state.principal: a for a in accounts}, batch, done)
-        for account in accounts:
-            self.states.put(account)
-        return accounts
-
-    def _follow(self, accounts: dict[str, Account], batch: Sequence[Queries], done: Done) -> None:
-        """What cannot be followed, whatever it is, is counted and passed over: one account must not blind the rest."""
-        states = [accounts[queries.principal].state for queries in batch]
-        runs_of = Counter(queries.principal for queries in batch)
-        once = [i for i, queries in enumerate(batch) if runs_of[queries.principal] == 1]
-        known = {state.principal for state in states if state.alarmed_at is not None}
-        rest = set(range(len(batch)))
-        with suppress(*_ODD):
-            left = set(self.watch.advance_each([states[i] for i in once], [batch[i] for i in once]))
-            rest -= {i for k, i in enumerate(once) if k not in left}
-        for i in sorted(rest):
-            try:
-                self.watch.advance(states[i], batch[i])
-            except _ODD:
-                done.damaged += len(batch[i])
-        now = {state.principal for state in states if state.alarmed_at is not None}
-        done.alarmed += sorted(now - known)
-
-    def _fresh(self, principal: str, party: str) -> State:
-        return self.watch.fresh(principal, party, self.monitor.segment(principal, party))
 
     # deciding
 
