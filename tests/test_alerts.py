@@ -75,6 +75,8 @@ def test_ocsf_names_who_what_and_how_sure() -> None:
     assert event["evidences"][0]["actor"]["user"] == {"uid": "key:acme-1", "org": {"uid": "key:acme"}}
     assert {o["value"] for o in event["observables"]} == {"key:acme-1", "192.0.2.7", "python-requests/2"}
     assert event["unmapped"]["p_value"] == 0.001
+    assert "confidence_score" not in event  # a p-value is not the probability of innocence
+    assert None not in (event | event["evidences"][0] | event["finding_info"]).values()  # absent, never null
     json.dumps(event, allow_nan=False)
 
 
@@ -94,3 +96,6 @@ def test_severity_is_what_they_could_hold(kind: str, held: float | None, grade: 
     leak = None if held is None else alerts.Leak(labels=Range(low=0, estimate=held, high=1), probabilities=None)
     alert = ALERT.model_copy(update={"kind": kind, "leak": leak})
     assert to_ocsf(alert, "0.1.0")["severity"] == grade
+    if leak is not None:  # who solved the model from its scores holds it, whatever labels alone would have taught
+        soft = alerts.Leak(labels=Range(low=0, estimate=held / 2, high=1), probabilities=leak.labels)
+        assert to_ocsf(alert.model_copy(update={"leak": soft}), "0.1.0")["severity"] == grade

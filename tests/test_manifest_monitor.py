@@ -44,6 +44,7 @@ def test_a_ladder_is_read(tmp_path: Path) -> None:
     assert part.segment("key:acme-7", "key:acme") == "batch"
     assert part.segment("key:globex-1", "key:globex") == "tools"
     assert part.segment("key:globex-2", "key:globex") is None
+    assert type(part).model_validate(part.model_dump(mode="json")) == part  # as a run's record keeps it
 
 
 @pytest.mark.parametrize(

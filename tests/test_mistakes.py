@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import threading
@@ -157,7 +158,14 @@ def test_a_damaged_run_folder_is_told(cli: Cli, folder: Path) -> None:
     (folder / "endpoint.yaml").write_text(GOOD, encoding="utf-8")
     done = cli("audit", "endpoint.yaml", "--tier", "partner", "--out", "run", "--jobs", 1, cwd=folder)
     assert done.returncode == 0, done.stderr
+    run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
+    run["manifest"]["goals"][0]["basis"] = None
     for name, text, said in (
+        (
+            "run.json",
+            json.dumps(run),
+            "run.json: the manifest in it is of another version (goals.0.basis): audit again",
+        ),
         ("findings.jsonl", "", "has no findings yet: go on with understudy audit MANIFEST --resume"),
         ("findings.jsonl", "{}\n", "findings.jsonl is damaged, or of another version: id: Field required"),
         ("run.json", "{", "run.json is damaged, or of another version: Invalid JSON"),

@@ -18,7 +18,7 @@ from understudy.stats import clopper_pearson
 
 def audited(folder: Path, **changes: object) -> Report:
     """Two attacks on the digits endpoint: solving, and training on rows like everybody's."""
-    path = portfolio.manifest(folder)
+    path = portfolio.manifest(folder, response=[{"when": {"p_value": 0.005}, "do": "alert"}])
     rows = portfolio.digits()[2]
     np.save(folder / "digits.npy", rows[:400])
     np.save(folder / "pool.npy", rows[400:])

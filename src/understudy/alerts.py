@@ -183,7 +183,6 @@ def to_ocsf(alert: Alert, product_version: str) -> dict[str, Any]:
         "status": "New",
         "is_alert": alert.kind == "extraction",
         "message": alert.message,
-        "confidence_score": None if alert.p_value is None else round(100 * (1 - alert.p_value)),
         "metadata": {
             "version": _VERSION,
             "uid": alert.id,
@@ -220,7 +219,8 @@ def _severity(alert: Alert) -> str:
     """By what they could hold: an alarm on nothing learned is low, on most of the model critical."""
     if alert.kind == "volume":
         return "Informational"
-    held = None if alert.leak is None else alert.leak.labels.estimate
+    brackets = () if alert.leak is None else (alert.leak.labels, alert.leak.probabilities)
+    held = max((b.estimate for b in brackets if b is not None and b.estimate is not None), default=None)
     if held is None:
         return "Medium" if alert.kind == "extraction" else "Informational"
     grade = "Low" if held < 0.3 else "Medium" if held < 0.6 else "High" if held < 0.9 else "Critical"

@@ -13,7 +13,8 @@ from understudy.types import Exposure
 
 Do = Literal["note", "alert", "throttle", "reduce", "reverify", "suspend"]
 Share = Annotated[float, Field(gt=0, le=1)]
-_TOUCHING = frozenset({"throttle", "reduce", "reverify", "suspend"})
+#: Steps that the customer meets.
+TOUCHING = frozenset({"throttle", "reduce", "reverify", "suspend"})
 
 _UNKEPT = (
     "no detector of content runs, nor does the leak meter; what is left is a calibration of such accounts, by margins "
@@ -57,7 +58,9 @@ class Step(Part):
     do: Do
     whom: Literal["principal", "party"] = Field("principal", description="the account, or all accounts of its party")
     tiers: list[Name] | None = Field(None, description="customers of these tiers only; all whom it fits where absent")
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="throttle: share of the allowances left")
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="throttle: share of the allowances left, 0.1 where absent"
+    )
     to_tier: Name | None = Field(None, description="reduce: the tier whose exposure is given instead")
     expires: Duration = Field("7d", description="until it ends by itself, or until a suspension is no longer proposed")
     cool_down: Duration = Field("1d", description="how long after its end the step cannot act again")
@@ -66,7 +69,7 @@ class Step(Part):
     def _whole(self) -> Step:
         if (self.to_tier is not None) != (self.do == "reduce"):
             raise ValueError("to_tier belongs to reduce, and reduce needs it")
-        if "factor" in self.model_fields_set and self.do != "throttle":
+        if self.factor is not None and self.do != "throttle":
             raise ValueError("factor belongs to throttle")
         if self.do in ("reverify", "suspend") and self.when.p_value is None:
             raise ValueError(
@@ -77,7 +80,7 @@ class Step(Part):
     @property
     def touches(self) -> bool:
         """Whether the customer meets it."""
-        return self.do in _TOUCHING
+        return self.do in TOUCHING
 
 
 class Webhook(Part):

@@ -6,6 +6,8 @@ import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from understudy.audit import GateSpec, versions
 from understudy.endpoint import behind
 from understudy.errors import RecordError
@@ -44,7 +46,13 @@ def build(folder: Path, gates: Sequence[GateSpec] = (), command: str = "") -> Re
         integrity = _integrity(store)
     finally:
         store.close()
-    manifest = Manifest.model_validate(run.manifest)
+    try:
+        manifest = Manifest.model_validate(run.manifest)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RecordError(
+            f"{folder / 'run.json'}: the manifest in it is of another version ({place}): audit again"
+        ) from None
     tiers = [_tier(tier, manifest, findings) for tier in manifest.tiers if any(f.tier == tier.id for f in findings)]
     return Report(
         tool=f"understudy {versions()['understudy']}",

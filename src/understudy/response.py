@@ -12,11 +12,12 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from understudy.errors import UsageError
-from understudy.manifest_monitor import MonitorPart, Step
+from understudy.manifest_monitor import TOUCHING, MonitorPart, Step
 from understudy.manifest_parts import seconds
 from understudy.types import digest
 
 Held = Literal["active", "proposed", "over", "revoked"]
+_THROTTLED = 0.1  # share of the allowances that a throttle leaves unless it says otherwise
 
 
 class Seen(NamedTuple):
@@ -148,7 +149,7 @@ def due(ladder: MonitorPart, held: Iterable[Response], seen: Seen, now: float) -
         found.append(
             Response(
                 *(ladder.name(i), step.do, step.whom, name, now, seconds(step.expires), seconds(step.cool_down)),
-                step.factor if step.do == "throttle" else 1.0,
+                (step.factor or _THROTTLED) if step.do == "throttle" else 1.0,
                 step.to_tier,
             )
         )
@@ -194,7 +195,7 @@ def _first(one: Act | None, other: Act | None) -> Act | None:
 
 def terms(held: Sequence[Response], now: float) -> Terms:
     """What is in force now, of the responses on one caller and on its party."""
-    active = [r for r in held if r.state(now) == "active" and r.do not in ("note", "alert")]
+    active = [r for r in held if r.state(now) == "active" and r.do in TOUCHING]
     if not active:
         return NORMAL
     does = {r.do for r in active}

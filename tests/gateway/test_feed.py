@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 import benign
@@ -12,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from desk import LADDER, Desk
 
+from understudy.alerts import Alert
 from understudy.cli import main
 from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally
+from understudy.leak import LeakSketch
 from understudy.manifest import Logging
 from understudy.types import Answers, Signal
 from understudy.watch import Calibration, Queries, Watch
@@ -62,6 +65,24 @@ def test_evidence_is_set_aside_at_the_end_and_new_behaviour_is_new_evidence(desk
     assert again[0].id != first[0].id
 
 
+def test_a_reversed_step_stays_away_though_a_note_outlasts_it(tmp_path: Path) -> None:
+    """As the documented ladder has it: what people ended does not come back by itself, on the same evidence."""
+    silent = [{"when": {"p_value": 0.01}, "do": do} for do in ("note", "alert")]
+    desk = Desk(tmp_path, monitor={"response": [*silent, LADDER[0]]})
+    feed = desk.open()
+    desk.write(desk.thief("thief-1", 6))
+    made = {r.do: r for r in feed.step(desk.now).made}
+    assert sorted(made) == ["alert", "note", "reduce"]
+    feed.book.revoke(made["reduce"].id, "Eli", "their load test", now=desk.now)
+    feed.read_book(desk.now)
+    desk.now += 2.5 * 3600
+    desk.write(desk.shop("thief-1", 6))
+    assert feed.step(desk.now).made == []
+    desk.write(desk.thief("thief-1", 6))
+    assert [r.do for r in feed.step(desk.now).made] == ["reduce"]
+    feed.close(desk.now)
+
+
 def test_a_customer_that_a_human_knows_is_held_against_itself(desk: Desk) -> None:
     feed = desk.open()
     odd = np.clip(benign.digits()[:160] + 0.4, 0, 1)  # the same digits in other light, as this customer's camera has it
@@ -85,8 +106,21 @@ def test_a_party_is_judged_by_what_its_accounts_hold_together(tmp_path: Path) ->
     for _ in range(6):
         desk.write(*(desk.shop(f"ring-{i}", 10) for i in range(6)), desk.shop("alone-1", 10))
         made += feed.step(desk.now).made
-    feed.close(desk.now)
     assert [(r.whom, r.name) for r in made] == [("party", "key:ring")]
+    told = Alert.read(next(w.alert for w in feed.book.waiting(desk.now)), desk.service.folder)
+    members = [feed.states.get(f"key:ring-{i}") for i in range(6)]
+    sketches = [a.state.sketch for a in members if a is not None and a.state.sketch is not None]
+    meter, together = feed.watch.calibration.leak, reduce(LeakSketch.merge, sketches)
+    feed.close(desk.now)
+    assert meter is not None
+    assert told.leak is not None
+    assert told.leak.probabilities is not None
+    assert (told.leak.of, told.leak.budget) == ("party", 0.92)
+    # what the alert says of the party is the party's, not that of whichever account asked last
+    figures = [reading.label.value for reading in (meter.read(together), *map(meter.read, sketches))]
+    assert told.leak.probabilities.estimate >= 0.92 > meter.read(sketches[0]).worst.value
+    assert told.message.startswith("key:ring: from what it received, this party could have learned an estimated 0.9")
+    assert figures[0] > max(figures[1:])
 
 
 def test_another_calibration_begins_anew_and_counts_what_was_received(desk: Desk) -> None:

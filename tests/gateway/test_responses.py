@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
 import subprocess
 import time
@@ -14,7 +15,11 @@ import numpy as np
 import pytest
 
 from running import ROUTES, UNDERSTUDY, Guard, add_key, manifest, start_guard, wait_for
+from understudy.errors import MonitorError
 from understudy.gateway.book import FILE, Book
+from understudy.gateway.identity import Caller
+from understudy.gateway.orders import Orders
+from understudy.gateway.service import compile_service
 from understudy.history import History
 from understudy.response import Response
 
@@ -162,11 +167,36 @@ def test_it_ends_by_itself(house: House) -> None:
     house.until("soylent-1", 200)
 
 
-def test_an_order_for_a_tier_that_is_gone_or_gives_more_changes_nothing(house: House) -> None:
-    house.put("reduce", "umbrella-1", to_tier="gold")
-    house.put("reduce", "umbrella-1", expires=DAY + 1, to_tier="partner")
+def test_an_order_for_a_tier_that_gives_more_changes_nothing_and_for_one_that_is_gone_the_least(house: House) -> None:
+    house.put("reduce", "umbrella-1", to_tier="partner")
     time.sleep(1.5)
     assert sorted(scores(house.ask("umbrella-1")[2])) == ["predict", "predict_proba"]
+    house.put("reduce", "umbrella-1", expires=DAY + 1, to_tier="gold")  # as it was called until the last reload
+    wait_for(lambda: all(list(scores(house.ask("umbrella-1")[2])) == ["predict"] for _ in range(20)), 10)
+
+
+def test_what_could_not_be_read_is_read_as_soon_as_it_can(house: House, tmp_path: Path) -> None:
+    orders = Orders(tmp_path, compile_service(house.path).tiers)
+    soylent = Caller("key:soylent-2", "key:soylent", "standard")
+    with Book(tmp_path / FILE) as book:
+        orders.look()
+        book.add([(Response("1-reverify", "reverify", "party", "key:soylent", time.time(), DAY, DAY), None)])
+        with sqlite3.connect(tmp_path / FILE) as db:
+            db.execute("ALTER TABLE responses RENAME TO away")
+            orders.look()
+            assert orders.of(soylent) is None
+            db.execute("ALTER TABLE away RENAME TO responses")
+        orders.look()
+    order = orders.of(soylent)
+    assert order is not None
+    assert order.terms.refuse == "reverify"
+    orders.close()
+
+
+def test_nobody_is_served_where_what_is_in_force_cannot_be_read(house: House, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 100)
+    with pytest.raises(MonitorError, match="put it back, or remove it"):
+        Orders(tmp_path, compile_service(house.path).tiers)
 
 
 def test_no_answer_and_no_header_says_why(house: House) -> None:

@@ -154,10 +154,11 @@ class Book:
     # alerts on their way
 
     def waiting(self, now: float, limit: int = 100) -> list[Waiting]:
-        """Alerts that are due for a sink, the oldest first."""
+        """Alerts that are due for a sink, the oldest first; those for the webhook after all that go into files."""
         with self._file.damage():
             rows = self._file.db.execute(
-                "SELECT n, sink, alert, tries FROM outbox WHERE due <= ? ORDER BY n LIMIT ?", (now, limit)
+                "SELECT n, sink, alert, tries FROM outbox WHERE due <= ? ORDER BY sink = 'webhook', n LIMIT ?",
+                (now, limit),
             )
             return [Waiting(*row) for row in rows]
 

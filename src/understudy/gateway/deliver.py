@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from understudy.alerts import Alert, to_ocsf
-from understudy.errors import ManifestError, MonitorError
+from understudy.errors import ManifestError, MonitorError, RecordError
 from understudy.gateway.book import Book, Waiting
 from understudy.gateway.metrics import log
 from understudy.manifest_monitor import MonitorPart, Webhook
@@ -35,7 +36,10 @@ class Delivery:
         self._secret = b"" if webhook is None else secret_of(webhook)
 
     def run(self, book: Book, now: float) -> tuple[int, int]:
-        """Try what is due; returns how many were delivered, and how many tries failed."""
+        """Try what is due; returns how many were delivered, and how many tries failed.
+
+        Files come first, and of a webhook's failures one ends the run: it may have taken all of `timeout_s`.
+        """
         done = failed = 0
         for waiting in book.waiting(now):
             try:
@@ -43,6 +47,11 @@ class Delivery:
             except OSError as error:
                 failed += 1
                 self._failed(book, waiting, getattr(error, "strerror", None) or type(error).__name__, now)
+                if waiting.sink == "webhook":
+                    break
+            except RecordError:  # of another version: it holds nothing else up
+                failed += 1
+                self._give_up(book, waiting, "it was written by another version")
             else:
                 done += 1
                 book.sent(waiting.n)
@@ -69,10 +78,12 @@ class Delivery:
         headers = {"content-type": "application/json", "user-agent": "understudy", **self._signed(body.encode())}
         try:
             reply = self._http.request(
-                "POST", webhook.url, body=body.encode(), headers=headers, timeout=webhook.timeout_s, redirect=False
-            )
-        except urllib3.exceptions.HTTPError as error:
+                "POST", webhook.url, body=body.encode(), headers=headers, timeout=webhook.timeout_s, redirect=False,
+                preload_content=False,
+            )  # fmt: skip
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise OSError(0, type(error).__name__) from None
+        reply.close()  # whatever it says beside, however long it takes to say it
         if not 200 <= reply.status < 300:
             raise OSError(0, f"HTTP {reply.status}")
 
@@ -84,13 +95,16 @@ class Delivery:
 
     def _failed(self, book: Book, waiting: Waiting, why: str, now: float) -> None:
         webhook = self._sinks.webhook
-        last = waiting.sink == "webhook" and webhook is not None and waiting.tries + 1 >= webhook.tries
-        log().error("an alert could not be delivered", sink=waiting.sink, reason=why, given_up=last)
-        if last:
-            append(self._folder / UNDELIVERED, waiting.alert)
-            book.sent(waiting.n)
-        else:
-            book.put_off(waiting.n, now + min(_PAUSE * 2**waiting.tries, _LONGEST))
+        if waiting.sink == "webhook" and webhook is not None and waiting.tries + 1 >= webhook.tries:
+            self._give_up(book, waiting, why)
+            return
+        log().error("an alert could not be delivered", sink=waiting.sink, reason=why, given_up=False)
+        book.put_off(waiting.n, now + min(_PAUSE * 2**waiting.tries, _LONGEST))
+
+    def _give_up(self, book: Book, waiting: Waiting, why: str) -> None:
+        log().error("an alert could not be delivered", sink=waiting.sink, reason=why, given_up=True)
+        append(self._folder / UNDELIVERED, waiting.alert)
+        book.sent(waiting.n)
 
 
 def signature(secret: bytes, at: str, body: bytes) -> str:
@@ -117,7 +131,10 @@ def append(path: Path, line: str) -> None:
         path.rename(_aside(path))
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(handle, line.encode() + b"\n")
+        before, blob = os.fstat(handle).st_size, line.encode() + b"\n"
+        if os.write(handle, blob) < len(blob):
+            os.ftruncate(handle, before)  # half a line would spoil the next
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None

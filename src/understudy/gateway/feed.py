@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from understudy.gateway.book import FILE as BOOK
 from understudy.gateway.book import Book
 from understudy.gateway.entries import Aside
 from understudy.gateway.following import Follower
+from understudy.gateway.leaks import Leaks
 from understudy.gateway.metrics import log
 from understudy.gateway.pool import Pool
 from understudy.gateway.reporting import Reporter
@@ -32,8 +32,7 @@ from understudy.gateway.states import FILE as STATES
 from understudy.gateway.together import News, Together, read_alone
 from understudy.guard import DAY
 from understudy.history import Row
-from understudy.leak import Leak, LeakSketch
-from understudy.manifest_monitor import MonitorPart
+from understudy.manifest_monitor import TOUCHING, MonitorPart
 from understudy.response import Response, Seen, due
 from understudy.types import digest
 from understudy.watch import Calibration, State, Watch
@@ -42,8 +41,6 @@ LIMIT = 1024  # exchanges of each worker that are read at once
 SAVE = 5.0  # seconds between saves at the least; what came since is read again after a crash
 _SHARE = 10.0  # times what a save took: a tenth of the time at the most goes into saving
 _MANY = 1024  # changed accounts that are saved before that, to bound memory
-_GROWN = 1.25  # a leak is read again when so many times the queries have been answered
-_FEW = 50
 
 Made = tuple[Response, Alert | None]
 
@@ -93,8 +90,7 @@ class Feed:
         self._leaks_count = any(step.when.leak or step.when.leak_budget for step in monitor.response)
         self._held: dict[tuple[str, str], list[Response]] = {}
         self._ending: dict[str, Response] = {}
-        self._leaks: dict[str, tuple[int, float | None]] = {}  # of parties: queries then, value
-        self._news: dict[str, int] = {}  # queries since
+        self._leaks = Leaks(self.watch.calibration.leak)
 
     @property
     def history(self) -> Path:
@@ -134,7 +130,7 @@ class Feed:
 
     def _follow(self, rows: Sequence[Row], done: Done) -> dict[str, Account]:
         for row in rows:
-            self._news[row.party] = self._news.get(row.party, 0) + row.rows
+            self._leaks.add(row.party, row.rows)
         followed = self._follower.follow(rows, self.states)
         done.damaged += followed.damaged
         done.alarmed += followed.alarmed
@@ -168,7 +164,8 @@ class Feed:
         self.states, self.alone = States(self.service.folder / file, self.watch, self._made), alone
         if not alone:
             remove(self.service.folder / ALONE)
-        self._places, self._leaks, self._news = dict(self.states.places), {}, {}
+        self._places = dict(self.states.places)
+        self._leaks.forget()
         self.read_book(now)
 
     @contextmanager
@@ -219,15 +216,16 @@ class Feed:
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
         if not due(self.monitor, held, seen, now):
             return  # whatever it could have learned: that costs a hundred queries' work to find out
-        seen = seen._replace(leak=self._leak(account) if self._leaks_count else None)
+        seen = seen._replace(leak=self._leaks.value(account, self.states) if self._leaks_count else None)
         made = due(self.monitor, held, seen, now)
         if not made:
             return
         standing, party = self.watch.standing(state, leak=False), self.states.party(tally.party)
         asked = sum(a.tally.queries for who in party if (a := self.states.get(who))) if len(party) > 1 else None
-        read = self._read(account)
+        told = any(r.do != "note" for r in made)
+        leak = self._leaks.now(account, self.states) if told else None
         alerts = [
-            None if r.do == "note" else self._report.alert(r, standing, tally, seen, read, asked, now) for r in made
+            None if r.do == "note" else self._report.alert(r, standing, tally, seen, leak, asked, now) for r in made
         ]
         granted = self._granted(list(zip(made, alerts, strict=True)), state.principal, now)
         self.book.add(granted, self._report.sinks)
@@ -263,35 +261,6 @@ class Feed:
         found = self.watch.p_value(state)
         return found if state.alarmed_at is not None else max(found, math.nextafter(self.monitor.level, 1.0))
 
-    def _read(self, account: Account) -> Leak | None:
-        meter, sketch = self.watch.calibration.leak, account.state.sketch
-        return None if meter is None or sketch is None or not sketch.n else meter.read(sketch)
-
-    def _leak(self, account: Account) -> float | None:
-        """What the account, or its party together, could have learned; read again when it has grown by a tenth."""
-        state, tally = account
-        if state.sketch is None or self.watch.calibration.leak is None:
-            return None
-        if state.sketch.n >= max(_FEW, _GROWN * tally.leak_read):
-            found = self._read(account)
-            tally.leak, tally.leak_read = (found.worst.value if found else None), state.sketch.n
-        found_by_party = self._leak_of_party(state.party)
-        values = [v for v in (tally.leak, found_by_party) if v is not None]
-        return max(values, default=None)
-
-    def _leak_of_party(self, party: str) -> float | None:
-        """None where it is one account, or was when it was last looked at."""
-        n, value = self._leaks.get(party, (0, None))
-        if party in self._leaks and self._news.get(party, 0) < max(_FEW, (_GROWN - 1) * n):
-            return value
-        members = (self.states.get(who) for who in self.states.party(party))
-        sketches = [a.state.sketch for a in members if a is not None and a.state.sketch is not None]
-        n, value = sum(s.n for s in sketches), None
-        if len(sketches) > 1 and n >= _FEW and self.watch.calibration.leak is not None:
-            value = self.watch.calibration.leak.read(reduce(LeakSketch.merge, sketches)).worst.value
-        self._leaks[party], self._news[party] = (n, value), 0
-        return value
-
     # what has ended
 
     def read_book(self, now: float) -> None:
@@ -304,14 +273,14 @@ class Feed:
                 self._ending[response.id] = response
 
     def _settle(self, now: float) -> None:
-        """Where nothing is in force any more, an account's evidence is set aside: an alarm takes new behaviour."""
+        """Where the customer meets nothing any more, its evidence is set aside: an alarm takes new behaviour. A note or
+        an alert that lasts longer keeps no evidence alive; where the customer met nothing, their end sets it aside.
+        """
         for response in [r for r in self._ending.values() if r.ends <= now]:
             whom = [response.name] if response.whom == "principal" else self.states.party(response.name)
-            free = [
-                who for who in whom
-                if (account := self.states.get(who)) is not None
-                and account.state.alarmed_at is not None and not self._in_force(account.state, now)
-            ]  # fmt: skip
+            accounts = [account for who in whom if (account := self.states.get(who)) is not None]
+            met, alarmed = response.do in TOUCHING, [a.state for a in accounts if a.state.alarmed_at is not None]
+            free = [state.principal for state in alarmed if not self._in_force(state, met, now)]
             act = response.revoked
             known = (act.by, act.at) if act is not None and act.known else None
             aside = Aside(response.id, tuple(free), known)
@@ -321,9 +290,9 @@ class Feed:
                 self._together.say(aside)
             del self._ending[response.id]
 
-    def _in_force(self, state: State, now: float) -> bool:
+    def _in_force(self, state: State, met: bool, now: float) -> bool:
         held = [*self._held.get(("principal", state.principal), ()), *self._held.get(("party", state.party), ())]
-        return any(r.state(now) in ("active", "proposed") for r in held)
+        return any(r.state(now) in ("active", "proposed") and (r.do in TOUCHING or not met) for r in held)
 
     def _apply(self, aside: Aside) -> None:
         """Once, however many machines say it."""
@@ -349,5 +318,5 @@ class Feed:
         if now >= self._expires:
             self._expires = now + DAY
             self.states.expire(now - self.service.guard.logging.retention_days * DAY)
-            self._leaks, self._news = {}, {}  # they are read again for those who ask
+            self._leaks.forget()
         self._due = now + max(SAVE, _SHARE * (time.monotonic() - began))

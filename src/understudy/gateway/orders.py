@@ -60,31 +60,45 @@ def scaled(allowance: Allowance, factor: float) -> Allowance:
 
 
 class Orders:
-    """The orders of one endpoint. `look` once in a while; between looks `of` costs one test where nobody is held."""
+    """The orders of one endpoint. `look` once in a while; between looks `of` costs one test where nobody is held.
+
+    Raises MonitorError where what is in force cannot be read at the start: nobody is served as if nothing were.
+    """
 
     def __init__(self, folder: Path, tiers: Mapping[str, Served]) -> None:
         self._path, self._tiers = folder / FILE, tiers
         self._book: Book | None = None
         self._held: dict[str, list[Response]] = {}
-        self.look()
+        self._unread = False
+        try:
+            self._read()
+        except MonitorError as error:
+            self.close()
+            raise MonitorError(f"{error}; put it back, or remove it: then nothing is in force on anybody") from None
 
     def look(self) -> None:
         """Read what is in force where anybody has written since. What cannot be read leaves things as they are."""
         try:
-            if self._book is None:
-                if not self._path.exists():
-                    return
-                self._book = Book(self._path, 0.25)
-            if not self._book.changed():
-                return
-            held: dict[str, list[Response]] = {}
-            now = time.time()
-            for response in self._book.open(now):
-                if response.state(now) in ("active", "proposed"):
-                    held.setdefault(f"{response.whom}:{response.name}", []).append(response)
-            self._held = held
+            self._read()
         except MonitorError as error:
+            self._unread = True
             log().error("responses cannot be read; those known stay in force", reason=str(error))
+
+    def _read(self) -> None:
+        if self._book is None:
+            if not self._path.exists():
+                return
+            self._book = Book(self._path, 0.25)
+        if not self._book.changed() and not self._unread:
+            return
+        held: dict[str, list[Response]] = {}
+        now = time.time()
+        for response in self._book.open(now):
+            if response.state(now) in ("active", "proposed"):
+                held.setdefault(f"{response.whom}:{response.name}", []).append(response)
+                if response.to_tier is not None and response.to_tier not in self._tiers:
+                    log().warning("a response gives a tier that is gone: the least is given", id=response.id)
+        self._held, self._unread = held, False
 
     def of(self, caller: Caller) -> Order | None:
         """What is in force for a caller; None for nearly everybody. The owner's audits are nobody's suspects."""
@@ -97,7 +111,8 @@ class Orders:
         if found is NORMAL:
             return None
         own = self._tiers[caller.tier]
-        lower = lowest([t for t in found.tiers if t in self._tiers], own.id, self._below)
+        gone = any(t not in self._tiers for t in found.tiers)
+        lower = lowest(list(self._tiers) if gone else found.tiers, own.id, self._below)
         return Order(own if lower == own.id else replace(own, grant=self._tiers[lower].grant), found)
 
     def _below(self, one: str, other: str) -> bool:

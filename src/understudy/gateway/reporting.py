@@ -13,9 +13,9 @@ from understudy.alerts import (
     moment,
 )
 from understudy.alerts import Leak as LeakRecord
+from understudy.gateway.leaks import Held
 from understudy.gateway.service import Service
 from understudy.gateway.tally import Tally
-from understudy.leak import Leak
 from understudy.manifest_monitor import MonitorPart
 from understudy.records import Range
 from understudy.response import Response, Seen
@@ -44,7 +44,7 @@ class Reporter:
         standing: Standing,
         tally: Tally,
         seen: Seen,
-        leak: Leak | None,
+        held: Held | None,
         party_queries: int | None,
         now: float,
     ) -> Alert:
@@ -59,7 +59,7 @@ class Reporter:
             at=moment(now),
             kind=kind,
             source="live",
-            message=self._message(kind, standing, seen, leak),
+            message=self._message(kind, standing, seen, held),
             endpoint=service.id,
             route=tally.route,
             model_version=service.manifest.model.version,
@@ -83,7 +83,7 @@ class Reporter:
                 threshold=calibration.limit(standing.segment),
                 segment=standing.segment if standing.segment in calibration.segments else None,
             ),
-            leak=self._leak(leak, seen, tally.tier),
+            leak=self._leak(held, tally.tier),
             benign=explanations(scores if kind == "extraction" else [], leak=kind == "leak"),
             action=Action(
                 id=response.id,
@@ -94,26 +94,26 @@ class Reporter:
             ),
         )
 
-    def _message(self, kind: Kind, standing: Standing, seen: Seen, leak: Leak | None) -> str:
+    def _message(self, kind: Kind, standing: Standing, seen: Seen, held: Held | None) -> str:
         if kind == "volume":
             much = "" if seen.declared is None else f", in the last day {seen.declared:.2g} times what was declared"
             return f"{standing.principal} has asked {seen.queries:,} queries{much}"
-        held = "" if leak is None else f"; {leak}"
         if kind == "leak":
-            return f"{standing.principal} or its party could hold {seen.leak or 0:.2f} of the model{held}"
+            who = standing.party if held is not None and held.together else standing.principal
+            return f"{who}: {'what it could have learned is not known' if held is None else held.leak}"
         return (
             f"{standing.principal} asks unlike benign accounts: p = {standing.p_value:.3g} among {standing.accounts:,}"
-            f"{'' if standing.alarmed_at is None else f', alarm at its query {standing.alarmed_at:,}'}{held}"
+            f"{'' if standing.alarmed_at is None else f', alarm at its query {standing.alarmed_at:,}'}"
+            f"{'' if held is None else f'; {held.leak}'}"
         )
 
-    def _leak(self, leak: Leak | None, seen: Seen, tier: str) -> LeakRecord | None:
-        if leak is None:
+    def _leak(self, held: Held | None, tier: str) -> LeakRecord | None:
+        if held is None:
             return None
-        together = seen.leak is not None and seen.leak > leak.worst.value
         return LeakRecord(
-            labels=_range(leak.label),
-            probabilities=None if leak.probability is None else _range(leak.probability),
-            of="party" if together else "principal",
+            labels=_range(held.leak.label),
+            probabilities=None if held.leak.probability is None else _range(held.leak.probability),
+            of="party" if held.together else "principal",
             budget=self._monitor.leak_budget.get(tier),
         )
 

@@ -149,6 +149,9 @@ class Lookout:
             except (UnderstudyError, OSError) as error:
                 log().error("alerts cannot be delivered", endpoint=endpoint, reason=str(error))
                 self._ended.wait(_TROUBLED)
+            except Exception as fault:  # whatever it is: without this thread nobody hears of anything any more
+                log().error("alerts cannot be delivered", endpoint=endpoint, reason=type(fault).__name__)
+                self._ended.wait(_TROUBLED)
         if book is not None:
             with contextlib.suppress(UnderstudyError, OSError):
                 self._delivery.run(book, time.time())
