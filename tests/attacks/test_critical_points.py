@@ -151,3 +151,16 @@ def test_kinks_close_together_and_beside_places_asked_are_all_found(outputs: int
         trace = Scan(ask, noise, line, check=outputs == 1, most=4000).run()
         found += len(trace.kinks) == 16 and np.allclose(trace.kinks, kinks, rtol=1e-7, atol=1e-9)
     assert found >= 29
+
+
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_fidelity_is_of_classes_where_only_differences_of_scores_are_known(outputs: int) -> None:
+    """A deep network's probabilities: the copy is poor, of two classes too, and is not handed back."""
+    rng = np.random.default_rng(1)
+    first, second, last = rng.normal(size=(6, 4)), rng.normal(size=(6, 6)), rng.normal(size=(outputs, 6))
+    deep = NetworkTarget(
+        ((first, np.zeros(6)), (second, np.full(6, 0.1)), (last, np.zeros(outputs))), us.Box(-1, 1, (4,))
+    )
+    found = attack(deep, "probabilities", 1500)
+    assert found.substitute is None
+    assert "no single hidden layer" in found.notes["reason"]

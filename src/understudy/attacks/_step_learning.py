@@ -9,6 +9,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from understudy import registry
+from understudy.attacks._agreed import explained
 from understudy.protocols import Target
 from understudy.types import Answers, Ask, Exposure, Floats, Signal, Space
 
@@ -41,10 +42,7 @@ def closeness(copy: Target, inputs: Floats, answers: Answers) -> float:
     """Share of equal labels, or of the variance of values explained."""
     ours = copy.query(inputs)
     if Signal.VALUE in answers:
-        wanted = answers[Signal.VALUE]
-        return float(
-            1 - ((ours[Signal.VALUE] - wanted) ** 2).sum() / max(((wanted - wanted.mean(0)) ** 2).sum(), 1e-300)
-        )
+        return explained(ours[Signal.VALUE], answers[Signal.VALUE])
     return float((ours.labels() == answers.labels()).mean())
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._agreed import agreement
 from understudy.attacks._bought import Spent
 from understudy.attacks._frame import Frame
 from understudy.attacks._slopes import Raw, Seen, Slopes, beside
@@ -84,7 +85,7 @@ class AttributionRegression:
             fresh = scores.read(bought, "scores")
             name = min(thetas, key=lambda name: _error(thetas[name], fresh))
             usable = int(np.isfinite(known.noise).sum())
-            error, agreed = _error(thetas[name], fresh), _agreement(thetas[name], fresh, scores)
+            error, agreed = _error(thetas[name], fresh), _agreed(thetas[name], fresh, scores)
             notes = {"reading": name, "residual": error, "fidelity": agreed, "fitted_to": len(raw.u)}
             spent, enough = scores.target.spent, usable >= frame.d + 2
             exact = error <= _EXACT and scores.relative < 1
@@ -168,15 +169,11 @@ def _error(theta: Floats, fresh: Seen) -> float:
     return float(max(off.max(), 0.0) / max(float(np.abs(fresh.y[use]).max()), 1e-300))
 
 
-def _agreement(theta: Floats, fresh: Seen, scores: Slopes) -> float:
-    """Share of equal classes; of values the share of variance that is explained. Over usable answers."""
+def _agreed(theta: Floats, fresh: Seen, scores: Slopes) -> float:
+    """How well a reading agrees with usable check answers."""
     use = np.isfinite(fresh.noise)
-    if not use.any():
-        return 0.0
-    ours, theirs = _predict(theta, fresh.u[use]), fresh.y[use]
-    if scores.signal is Signal.VALUE:
-        return float(1 - ((ours - theirs) ** 2).sum() / max(float(((theirs - theirs.mean(0)) ** 2).sum()), 1e-300))
-    return float(((ours @ scores.basis).argmax(1) == (theirs @ scores.basis).argmax(1)).mean())
+    ours, theirs = _predict(theta, fresh.u[use]) @ scores.basis, fresh.y[use] @ scores.basis
+    return agreement(ours, theirs, scores.signal is Signal.VALUE)
 
 
 def _copy(theta: Floats, scores: Slopes) -> LinearTarget:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._agreed import agreement
 from understudy.attacks._bought import Spent
 from understudy.attacks._frame import Frame
 from understudy.attacks._lines import walled
@@ -109,9 +110,10 @@ class CriticalPoints:
         u = fresh(scores, n, rng) if scores.coarse else scores.frame.sample(n, rng)
         y = scores.ask(u, keep=False)
         off = quanta(net, u, y, scores) if scores.coarse else misfit(net, u, y, scores.noise_at(u, y))
-        shown = int(np.isfinite(y).all(1).sum())  # what is withheld or vanishes proves nothing
+        held = np.isfinite(y).all(1)
+        shown = int(held.sum())  # what is withheld or vanishes proves nothing
         worst = float(off.max()) if shown > len(u) // 2 else np.inf
-        agreed = _agreement(net.predict(u), y, scores.signal is Signal.VALUE) if len(u) else 0.0
+        agreed = agreement(net.predict(u[held]) @ scores.basis, y[held] @ scores.basis, scores.signal is Signal.VALUE)
         data = bool(len(scores.frame.data))
         seen_all = self.units is not None and len(net.units) == self.units
         notes: dict[str, Any] = {
@@ -197,15 +199,3 @@ def _straight(scores: Scores, u: Floats, y: Floats, held: np.ndarray) -> bool:
     bend = np.abs(y[0] - 2 * y[1] + y[2]).max(1)
     noise = scores.noise_at(u, y.reshape(len(u), -1)).reshape(3, -1).sum(0)
     return bool(np.mean((bend <= 6 * noise)[held]) > 0.5)
-
-
-def _agreement(ours: Floats, theirs: Floats, value: bool) -> float:
-    """Share of check answers with the same class; for values the share of variance explained. 0 to 1."""
-    held = np.isfinite(theirs).all(1)
-    ours, theirs = ours[held], theirs[held]
-    if not len(ours):
-        return 0.0
-    if value:
-        spread = max(float(((theirs - theirs.mean(0)) ** 2).sum()), 1e-300)
-        return float(np.clip(1 - float(((ours - theirs) ** 2).sum()) / spread, 0, 1))
-    return float((ours.argmax(1) == theirs.argmax(1)).mean())

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.random import Generator
 
+from understudy.attacks._agreed import agreement
 from understudy.attacks._bought import Bought, find_base, widen
 from understudy.attacks._frame import Frame
 from understudy.attacks._solvers import (
@@ -165,7 +166,7 @@ class EquationSolving:
             if not len(held[0]):
                 return
             notes = self._notes(bought) | {"family": _NAMES[best.family], "residual": best.rms}
-            misfit, agreed = best.rms > _noise(bought), _agreement(best, held, bought.value)
+            misfit, agreed = best.rms > _noise(bought), _agreed(best, held, bought.value)
             enough = _PLENTY if bought.target.remaining else _TELLING
             if misfit and agreed < _USABLE and n >= enough * unit:
                 yield Extraction(None, bought.target.spent, Verdict.NOT_OF_FAMILY, None, notes | {"family": "none"})
@@ -308,11 +309,7 @@ def _changed(before: Floats, now: Floats) -> float:
     return float(np.linalg.norm(before - now)) / max(float(np.linalg.norm(now - now.mean(0))), 1e-300)
 
 
-def _agreement(found: Fit, checked: _Checked, value: bool) -> float:
-    """Share of check answers with the same class; for values the share of variance explained. 0 to 1."""
+def _agreed(found: Fit, checked: _Checked, value: bool) -> float:
+    """How well the fit agrees with check answers; scores that were not given are never the largest."""
     u, answered, given = checked
-    predicted = predict(found.theta, widen(u), found.family)
-    if value:
-        spread = max(float(((answered - answered.mean(0)) ** 2).sum()), 1e-300)
-        return float(np.clip(1 - float(((predicted - answered) ** 2).sum()) / spread, 0, 1))
-    return float(np.mean(predicted.argmax(1) == np.where(given, answered, -np.inf).argmax(1)))
+    return agreement(predict(found.theta, widen(u), found.family), np.where(given, answered, -np.inf), value)
