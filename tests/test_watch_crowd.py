@@ -8,22 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_watch import account, answer, benign, calibration, noise
-from understudy.leak import LeakSketch
-from understudy.types import Answers, Floats
+from understudy.leak import LeakSketch, Received
+from understudy.types import Answers, Signal
 from understudy.watch import Queries, State, Watch
-from understudy.watch.crowd import FEW, takes
+from understudy.watch.crowd import FEW, kind, takes
 
 
-def queries_of(name: str, kind: str, n: int, seed: int) -> Queries:
-    """What an account asks: as a customer, as a thief, small steps from one row, or without inputs on record."""
+def queries_of(name: str, asks: str, n: int, seed: int) -> Queries:
+    """What an account asks: as a customer, as a thief, small steps from one row, for labels alone, or with no inputs on
+    record.
+    """
     rng = np.random.default_rng(seed)
-    if kind == "steps":
+    if asks == "steps":
         x = np.repeat(benign(seed % 50, 1), n, 0)
         x[np.arange(n), rng.integers(0, 64, n)] += rng.choice([0.0, 0.5, 1.0], n)
     else:
-        x = noise(n, seed) if kind == "noise" else benign(seed % 500, max(n, 2))[:n]
+        x = noise(n, seed) if asks == "noise" else benign(seed % 500, max(n, 2))[:n]
     made = account(name, x, "batch" if seed % 3 == 0 else None)
-    return Queries(name, made.party, made.at, None, made.answers) if kind == "blind" else made
+    if asks == "labels":
+        told = Answers({Signal.LABEL: made.answers.labels()}, 10)
+        return Queries(name, made.party, made.at, made.inputs, told, np.full(n, 0.5))
+    return Queries(name, made.party, made.at, None, made.answers) if asks == "blind" else made
 
 
 def same(one: State, other: State) -> None:
@@ -43,7 +48,7 @@ def same(one: State, other: State) -> None:
 
 ACCOUNTS = st.lists(
     st.tuples(
-        st.sampled_from(["benign", "noise", "steps", "blind"]),
+        st.sampled_from(["benign", "noise", "steps", "blind", "labels"]),
         st.sampled_from([0, 1, 7, 60, 520]),  # asked before
         st.lists(st.sampled_from([1, 2, 3, 8, FEW, FEW + 1]), min_size=1, max_size=2),
         st.booleans(),  # approved by a human
@@ -67,19 +72,20 @@ def test_many_at_once_are_each_by_itself(accounts: list[tuple[str, int, list[int
         together.append(State.from_bytes(state.to_bytes(), watch.calibration.leak))
         apart.append(State.from_bytes(state.to_bytes(), watch.calibration.leak))
     for turn in range(2):
-        of = [(i, kind, more[turn]) for i, (kind, _, more, _) in enumerate(accounts) if turn < len(more)]
-        batch = [queries_of(f"a{i}", kind, n, 1000 * turn + i) for i, kind, n in of]
+        of = [(i, asks, more[turn]) for i, (asks, _, more, _) in enumerate(accounts) if turn < len(more)]
+        batch = [queries_of(f"a{i}", asks, n, 1000 * turn + i) for i, asks, n in of]
         few = [k for k in range(len(of)) if takes(watch.calibration, together[of[k][0]], batch[k])]
         left = watch.advance_each([together[i] for i, *_ in of], batch)
         assert sorted([*few, *left]) == list(range(len(of)))
-        features = watch.features([batch[k] for k in few])  # of all at once: a product of matrices rounds by its size
         for k in left:
             watch.advance(together[of[k][0]], batch[k])
             watch.advance(apart[of[k][0]], batch[k])
-        start = 0
-        for k in few:
-            watch.advance(apart[of[k][0]], batch[k], features[start : start + len(batch[k])])
-            start += len(batch[k])
+        for alike in {kind(batch[k]) for k in few}:
+            mine, start = [k for k in few if kind(batch[k]) == alike], 0
+            features = watch.features([batch[k] for k in mine])  # of all: a product of matrices rounds by its size
+            for k in mine:
+                watch.advance(apart[of[k][0]], batch[k], features[start : start + len(batch[k])])
+                start += len(batch[k])
     for one, other in zip(together, apart, strict=True):
         same(one, other)
 
@@ -87,7 +93,7 @@ def test_many_at_once_are_each_by_itself(accounts: list[tuple[str, int, list[int
 class Refusing(LeakSketch):
     """A sketch that cannot take what was answered."""
 
-    def add(self, inputs: Floats, answers: Answers) -> None:
+    def take(self, received: Received) -> None:
         raise ValueError("refused")
 
 

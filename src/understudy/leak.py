@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.random import Generator
@@ -61,6 +61,21 @@ class Leak:
             f"from what it received, this party could have learned an estimated {e.value:.2f} of the model "
             f"({e.low:.2f}-{e.high:.2f})"
         )
+
+
+class Received(NamedTuple):
+    """Queries as a sketch keeps them: inputs `own` (n, d), classes `told` (n,), and probabilities `soft` (n, classes)
+    where they were released.
+    """
+
+    own: Floats32
+    told: Array
+    soft: Floats | None
+
+    def part(self, rows: slice) -> Received:
+        """Some of them, in memory of their own."""
+        soft = None if self.soft is None else self.soft[rows].copy()
+        return Received(self.own[rows].copy(), self.told[rows].copy(), soft)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +181,12 @@ class LeakMeter:
         """(n, d) of inputs: columns in own units, or the embedding of texts."""
         return _numbers(self.form, inputs)
 
+    def received(self, inputs: Array, answers: Answers) -> Received | None:
+        """What counts of queries (n, d), or texts (n,), of any number of accounts; None where no class was answered."""
+        if not any(s in answers for s in _CLASSES):
+            return None
+        return Received(self.numbers(inputs), answers.labels(), _soft(answers))
+
     @property
     def most(self) -> int:
         """Rows of each class that a sample holds."""
@@ -248,7 +269,7 @@ class LeakSketch:
 
     def __init__(self, meter: LeakMeter) -> None:
         self.meter, self.n = meter, 0
-        self._rows: list[tuple[Floats32, Array, Floats | None]] = []  # inputs, classes, probabilities if released
+        self._rows: list[Received] = []
         self._sums: dict[str, tuple[Array, Array]] = {}
         self._sample: Balanced | None = None
 
@@ -257,14 +278,16 @@ class LeakSketch:
 
         Raises UsageError on other classes than the meter's.
         """
-        if not len(inputs) or not any(s in answers for s in _CLASSES):
-            return
-        own = self.meter.numbers(inputs)
-        told, soft, k = answers.labels(), _soft(answers), self.meter.outputs
+        if len(inputs) and (received := self.meter.received(inputs, answers)) is not None:
+            self.take(received.part(slice(None)))
+
+    def take(self, received: Received) -> None:
+        """Add what `LeakMeter.received` makes of queries. Raises UsageError on other classes than the meter's."""
+        told, soft, k = received.told, received.soft, self.meter.outputs
         if not 0 <= told.min() <= told.max() < k or (soft is not None and soft.shape[1] != k):
             raise UsageError(f"the leak meter was made for {k} classes; these answers hold others")
-        self.n += len(own)
-        self._rows.append((own, told, soft))
+        self.n += len(told)
+        self._rows.append(received)
         if self._sums or self.n > KEPT:
             self._fold()
 
@@ -330,7 +353,8 @@ class LeakSketch:
         if made._sums:
             made._sample = Balanced(*(arrays[f"sample/{name}"] for name in Balanced.__slots__))
         made._rows = [
-            (arrays[f"row/{i}/own"], arrays[f"row/{i}/told"], arrays.get(f"row/{i}/soft")) for i in range(head["rows"])
+            Received(arrays[f"row/{i}/own"], arrays[f"row/{i}/told"], arrays.get(f"row/{i}/soft"))
+            for i in range(head["rows"])
         ]
         return made
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from understudy.errors import UnderstudyError
 from understudy.gateway.runs import before, runs
 from understudy.gateway.states import Account, States
-from understudy.gateway.tally import Tally
+from understudy.gateway.tally import Tally, measure
 from understudy.history import Row
 from understudy.manifest_monitor import MonitorPart
 from understudy.types import Floats
@@ -42,34 +42,38 @@ class Follower:
         by_principal: dict[str, list[Row]] = {}
         for row in rows:
             by_principal.setdefault(row.principal, []).append(row)
-        done, batch = Followed(), list[Queries]()
+        done, accounts = Followed(), dict[str, Account]()
         for principal, mine in by_principal.items():
-            party = mine[-1].party
-            account = states.get(principal) or Account(self._fresh(principal, party), Tally(party))
-            account.tally.add(mine)
-            for queries in runs(mine, account.state.segment):
-                if (rest := self._behaviour(account, queries, done)) is not None:
-                    batch.append(rest)
-            done.accounts.append(account)
-        self._advance({a.state.principal: a for a in done.accounts}, batch, done)
+            accounts[principal] = states.get(principal) or self._fresh(principal, mine[-1].party)
+            accounts[principal].tally.add(mine)
+        asked = list[Queries]()
+        for queries in runs(list(by_principal.values())):
+            if queries.inputs is None or self._watch.calibration.scorer.form.takes(queries.inputs.shape[1:]):
+                asked.append(queries)
+            else:
+                done.damaged += len(queries)  # of another model than the calibration's
+        for texts in (False, True):
+            some = [q for q in asked if q.inputs is not None and (q.inputs.dtype == object) is texts]
+            measure([accounts[q.principal].tally for q in some], [q.inputs for q in some if q.inputs is not None])
+        behaviour = [self._behaviour(accounts[queries.principal].state, queries) for queries in asked]
+        self._advance(accounts, [queries for queries in behaviour if queries is not None], done)
+        done.accounts = list(accounts.values())
         for account in done.accounts:
             states.put(account)
         return done
 
-    def _fresh(self, principal: str, party: str) -> State:
-        return self._watch.fresh(principal, party, self._monitor.segment(principal, party))
+    def _fresh(self, principal: str, party: str) -> Account:
+        segment = self._monitor.segment(principal, party)
+        return Account(self._watch.fresh(principal, party, segment), Tally(party))
 
-    def _behaviour(self, account: Account, queries: Queries, done: Followed) -> Queries | None:
+    def _behaviour(self, state: State, queries: Queries) -> Queries | None:
         """What is judged of them: what came before the calibration was learned from, and counts as received only."""
-        if queries.inputs is not None:
-            if not self._watch.calibration.scorer.form.takes(queries.inputs.shape[1:]):
-                done.damaged += len(queries)  # of another model than the calibration's
-                return None
-            account.tally.measure(queries.inputs)
         old = before(queries.at, self._watch.calibration.made)
-        if old and account.state.sketch is not None and queries.inputs is not None:
+        if not old:
+            return queries
+        if state.sketch is not None and queries.inputs is not None:
             with suppress(*_ODD):
-                account.state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
+                state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
         return queries.take(slice(old, None)) if old < len(queries) else None
 
     def _advance(self, accounts: Mapping[str, Account], batch: Sequence[Queries], done: Followed) -> None:
@@ -78,9 +82,8 @@ class Follower:
         once = [i for i, queries in enumerate(batch) if runs_of[queries.principal] == 1]
         known = {state.principal for state in states if state.alarmed_at is not None}
         rest = set(range(len(batch)))
-        with suppress(*_ODD):
-            left = set(self._watch.advance_each([states[i] for i in once], [batch[i] for i in once]))
-            rest -= {i for k, i in enumerate(once) if k not in left}
+        left = set(self._watch.advance_each([states[i] for i in once], [batch[i] for i in once]))
+        rest -= {i for k, i in enumerate(once) if k not in left}
         for some in _pieces(sorted(rest), batch):
             for i, features in zip(some, self._features([batch[i] for i in some]), strict=True):
                 try:

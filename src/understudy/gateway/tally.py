@@ -56,18 +56,6 @@ class Tally:
         self.networks, self.clients = _most(self.networks), _most(self.clients)
         self.hours = {hour: n for hour, n in self.hours.items() if hour > int(self.last // _HOUR) - _HOURS}
 
-    def measure(self, inputs: Array) -> None:
-        """Add inputs (n, d) to the sums of the first 64 coordinates; texts are counted, they have none."""
-        self.seen += len(inputs)
-        if inputs.dtype == object:
-            return
-        x = np.asarray(inputs, np.float64)[:, :_COORDINATES]
-        if not (np.abs(x) <= _LARGE).all():
-            x = np.clip(np.nan_to_num(x), -_LARGE, _LARGE)
-        total, squares = np.add.reduce(x, 0), np.einsum("ij,ij->j", x, x)
-        self.total = total if self.total is None else total + self.total
-        self.squares = squares if self.squares is None else squares + self.squares
-
     def last_day(self, now: float) -> int:
         """Queries of the last 24 hours, to the hour."""
         hour = int(now // _HOUR)
@@ -120,6 +108,22 @@ class Tally:
             body[name] = None if not body[name] else np.array(body[name])
         body["hours"] = {int(hour): n for hour, n in body["hours"].items()}
         return cls(**body)
+
+
+def measure(tallies: Sequence[Tally], inputs: Sequence[Array]) -> None:
+    """Add to each its inputs (n, d): the sums of the first 64 columns, as many in all. Texts are counted."""
+    starts = np.cumsum([0, *map(len, inputs)])[:-1]
+    for tally, mine in zip(tallies, inputs, strict=True):
+        tally.seen += len(mine)
+    if not inputs or inputs[0].dtype == object:
+        return
+    x = np.concatenate([mine[:, :_COORDINATES] for mine in inputs]).astype(np.float64, copy=False)
+    if not (np.abs(x) <= _LARGE).all():
+        x = np.clip(np.nan_to_num(x), -_LARGE, _LARGE)
+    sums = np.add.reduceat(np.stack([x, x * x], 1), starts)
+    for tally, (total, squares) in zip(tallies, sums, strict=True):
+        tally.total = total.copy() if tally.total is None else total + tally.total
+        tally.squares = squares.copy() if tally.squares is None else squares + tally.squares
 
 
 def _most(names: dict[str, int]) -> dict[str, int]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.types import Array, Floats
-from understudy.views import WINDOW, Floats32, Scale, View, labels
+from understudy.leak import Received
+from understudy.types import Answers, Array, Floats
+from understudy.views import WINDOW, Floats32, Scale, View, gap, labels
 from understudy.views.base import Bools
 from understudy.watch.calibration import Calibration, Cohort
 from understudy.watch.queries import Queries
-from understudy.watch.scoring import Scorer, margin_of
+from understudy.watch.scoring import Scorer
 from understudy.watch.state import FIRST, State
 from understudy.watch.wealth import MARGIN, UNUSUAL, Purse, bets, coins_at, p_of
 
@@ -36,6 +37,7 @@ class Followed:
     purse: Purse
     ring: Floats32
     counts: tuple[int, int, int]  # repeats, fresh, out of range
+    received: Received | None  # where a leak meter reads it
 
 
 def takes(calibration: Calibration, state: State, queries: Queries) -> bool:
@@ -49,48 +51,64 @@ def takes(calibration: Calibration, state: State, queries: Queries) -> bool:
 
 
 def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Queries]) -> list[Followed]:
-    """Accounts that `takes` says yes to, each once. Nothing is changed."""
+    """Accounts that `takes` says yes to, each once, of one `kind` all. Nothing is changed."""
     scorer, form = calibration.scorer, calibration.scorer.form
     assert isinstance(form, Scale)
     lengths = np.array([len(q) for q in batch])
     ends = np.cumsum(lengths)
     rows = [slice(end - n, end) for n, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
     inputs = np.concatenate([q.inputs.reshape(len(q), -1) for q in batch if q.inputs is not None])
-    classes = np.concatenate([labels(q.answers) for q in batch])
-    view = form.view(inputs, classes, np.concatenate([margin_of(q) for q in batch]))
+    answers = Answers.concat([q.answers for q in batch])
+    margins = [q.margin for q in batch if q.margin is not None]
+    classes, margin = labels(answers), np.concatenate(margins) if margins else gap(answers)
+    view = form.view(inputs, classes, margin)
     scores, repeat, fresh = _scores(scorer, form, view, [s.ring for s in states], rows)
-    e = np.ones(scores.shape)
+    e, purses = np.ones(scores.shape), dict[int, Purse]()
     by_cohort: dict[int, tuple[Cohort, list[int]]] = {}
     for i, state in enumerate(states):
         cohort = calibration.cohort(state.segment)
         by_cohort.setdefault(id(cohort), (cohort, []))[1].append(i)
-    coin = _coins(states, lengths, scores.shape[1])
-    for cohort, members in by_cohort.values():
-        mine: Array = np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in members])
+    cohorts = [(c, np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in m])) for c, m in by_cohort.values()]
+    first = np.repeat(np.array([state.n for state in states]) - (ends - lengths), lengths) + np.arange(len(scores))
+    seeds = np.repeat(np.array([state.seed for state in states], np.uint64), lengths)
+    coin = coins_at(seeds[:, None], first, scores.shape[1])
+    for cohort, mine in cohorts:
         p = np.minimum(1.0, p_of(cohort.references, scores[mine], classes[mine], coin[mine]) + MARGIN)
         e[mine] = np.where(np.isnan(scores[mine]), 1.0, bets(p))
-    found: list[Followed | None] = [None] * len(states)
-    outside = form.outside(view)
-    sums = np.stack([repeat, fresh, outside], 1).astype(np.int64)
+    peaks = np.empty(scores.shape)
+    for members in _alike(lengths):
+        after, log = _after([states[i].purse for i in members], [e[rows[i]] for i in members])
+        most = np.maximum.accumulate(np.maximum(log, np.stack([states[i].peak for i in members])), 0)  # (n, a, s)
+        for a, i in enumerate(members):
+            purses[i], peaks[rows[i]] = after[a], most[: lengths[i], a]
+    z, born = np.empty(len(scores)), np.repeat([state.born for state in states], lengths)
+    for cohort, mine in cohorts:
+        z[mine] = cohort.normaliser.at(peaks[mine], first[mine] - born[mine] + 1).max(1)
+    sums = np.stack([repeat, fresh, form.outside(view)], 1).astype(np.int64)
     totals = np.add.reduceat(sums, ends - lengths).tolist()
     tails = np.add.reduceat(np.stack([e != 1, e > UNUSUAL], 1).astype(np.float64), ends - lengths)
-    for members in _alike(lengths):
-        purses, logs = _after([states[i].purse for i in members], [e[rows[i]] for i in members])
-        peaks = np.maximum.accumulate(np.maximum(logs, np.stack([states[i].peak for i in members])), 0)  # (n, a, s)
-        for a, i in enumerate(members):
-            n, state = lengths[i], states[i]
-            z = calibration.cohort(state.segment).normaliser.z(peaks[:n, a], state.age).max(1)
-            ring = np.concatenate([state.ring, view.own[rows[i]]])[-WINDOW:]
-            repeats, new, beyond = totals[i]
-            peak, scored = peaks[n - 1, a].copy(), scores[rows[i]]
-            found[i] = Followed(scored, tails[i], z, peak, purses[a], ring, (repeats, new, beyond))
-    return [one for one in found if one is not None]
+    received = None if calibration.leak is None else calibration.leak.received(inputs, answers)
+    return [
+        Followed(
+            *(scores[mine], tails[i], z[mine], peaks[mine.stop - 1].copy(), purses[i]),
+            np.concatenate([states[i].ring, view.own[mine]])[-WINDOW:],
+            tuple(totals[i]),
+            None if received is None else received.part(mine),
+        )
+        for i, mine in enumerate(rows)
+    ]
+
+
+def kind(queries: Queries) -> tuple[object, ...]:
+    """What queries have in common whose answers can be joined."""
+    answers = queries.answers
+    return frozenset((s, v.shape[1:]) for s, v in answers.values.items()), answers.outputs, queries.margin is None
 
 
 def commit(state: State, queries: Queries, one: Followed) -> None:
     """Change a state by what was found, but for its count. Where its sketch refuses the answers, nothing is changed."""
-    if state.sketch is not None and queries.inputs is not None:
-        state.sketch.add(queries.inputs, queries.answers)
+    if state.sketch is not None and one.received is not None:
+        state.sketch.take(one.received)
     state.peak, state.purse, state.ring = one.peak, one.purse, one.ring
     state.tails = state.tails + one.tails
     if len(state.first) < FIRST:
@@ -158,9 +176,3 @@ def _after(purses: Sequence[Purse], e: Sequence[Floats]) -> tuple[list[Purse], F
     last = [len(mine) - 1 for mine in e]
     after = [Purse(betting[n, a].copy(), cash[n, a].copy(), log[n, a].copy()) for a, n in enumerate(last)]
     return after, log
-
-
-def _coins(states: Sequence[State], lengths: NDArray[np.int64], s: int) -> Floats:
-    seeds = np.repeat(np.array([state.seed for state in states], np.uint64), lengths)
-    first = np.repeat(np.array([state.n for state in states]) - (np.cumsum(lengths) - lengths), lengths)
-    return coins_at(seeds[:, None], first + np.arange(len(seeds)), s)

@@ -30,11 +30,12 @@ class Queries:
     segment: str | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.at)
-        parts = {"answers": self.answers, "inputs": self.inputs, "margin": self.margin}
+        n, inputs, margin = len(self.at), self.inputs, self.margin
+        if len(self.answers) == n and (inputs is None or len(inputs) == n) and (margin is None or len(margin) == n):
+            return
+        parts = {"answers": self.answers, "inputs": inputs, "margin": margin}
         wrong = [f"{name} {len(part)}" for name, part in parts.items() if part is not None and len(part) != n]
-        if wrong:
-            raise InputError(f"queries of {self.principal}: {n} times, but {', '.join(wrong)}")
+        raise InputError(f"queries of {self.principal}: {n} times, but {', '.join(wrong)}")
 
     def __len__(self) -> int:
         return len(self.at)

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.types import Floats
 
@@ -55,7 +56,10 @@ class Normaliser:
 
     def z(self, peak: Floats, start: int) -> Floats:
         """(n, s) normalised peaks of queries start, start + 1, ... of an account (counted from 0)."""
-        age = np.arange(start + 1, start + 1 + len(peak))
+        return self.at(peak, np.arange(start + 1, start + 1 + len(peak)))
+
+    def at(self, peak: Floats, age: NDArray[np.int64]) -> Floats:
+        """(n, s) normalised peaks of accounts of these ages (n,)."""
         k = np.ceil(np.log2(np.maximum(age, FIRST_AGE) / FIRST_AGE)).astype(int)
         k = np.minimum(k, self.high.shape[1] - 1)
         found: Floats = (peak - self.high[:, k].T) / self.excess[:, k].T

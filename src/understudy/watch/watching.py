@@ -10,7 +10,7 @@ import numpy as np
 from understudy.errors import UnderstudyError, UsageError
 from understudy.types import Floats
 from understudy.watch.calibration import Calibration
-from understudy.watch.crowd import commit, follow, takes
+from understudy.watch.crowd import commit, follow, kind, takes
 from understudy.watch.queries import Queries
 from understudy.watch.ranking import spans
 from understudy.watch.scoring import CLOCK, Scored
@@ -89,17 +89,27 @@ class Watch:
         Returns which it left as they were: those that ask much or cannot be followed so, or at all; `advance` tells.
         """
         c = self.calibration
-        few = [i for i, (state, queries) in enumerate(zip(states, batch, strict=True)) if takes(c, state, queries)]
-        left = sorted(set(range(len(states))) - set(few))
-        found = follow(c, [states[i] for i in few], [batch[i] for i in few]) if few else []
-        for i, one in zip(few, found, strict=True):
-            try:
-                commit(states[i], batch[i], one)
-            except (UnderstudyError, ValueError, ArithmeticError, LookupError):
+        left, alike = list[int](), dict[tuple[object, ...], list[int]]()
+        for i, (state, queries) in enumerate(zip(states, batch, strict=True)):
+            if takes(c, state, queries):
+                alike.setdefault(kind(queries), []).append(i)
+            else:
                 left.append(i)
+        odd = (UnderstudyError, ValueError, ArithmeticError, LookupError)
+        for some in alike.values():
+            try:
+                found = follow(c, [states[i] for i in some], [batch[i] for i in some])
+            except odd:
+                left += some
                 continue
-            self._judge(states[i], one.z)
-            states[i].n += len(batch[i])
+            for i, one in zip(some, found, strict=True):
+                try:
+                    commit(states[i], batch[i], one)
+                except odd:
+                    left.append(i)
+                    continue
+                self._judge(states[i], one.z)
+                states[i].n += len(batch[i])
         return left
 
     def _bets(self, state: State, scored: Scored) -> Floats:
