@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from understudy import registry
@@ -72,9 +74,13 @@ def test_dotted_attributes_are_followed() -> None:
     assert registry.load_object("understudy.types:Exposure.of").__name__ == "of"
 
 
-def test_a_built_in_wins_over_an_outsider(monkeypatch) -> None:
-    class Point:
-        name, value = "round", "somewhere.else:Round"
-
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
-    assert registry.names("defences")["round"] == "understudy.defences.rounding:Round"
+def test_outsiders_are_seen_as_soon_as_they_are_there_and_a_built_in_wins(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    known = registry.names("defences")
+    package = tmp_path / "outsider-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[understudy.defences]\nround = other:Round\nsquare = other:Square\n")
+    assert registry.names("defences") == {**known, "square": "other:Square"}
+    shutil.rmtree(package)
+    assert registry.names("defences") == known

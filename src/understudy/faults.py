@@ -25,9 +25,10 @@ def read(path: Path, model: type[Model], what: str) -> Model:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
         lines = dict(_lines((), node)) if node else {}
-        body = yaml.safe_load(text)
+        body = loader.construct_document(node) if node else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}") from None

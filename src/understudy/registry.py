@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
+import sys
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,9 +25,22 @@ def names(kind: str) -> dict[str, str]:
     """Every name of a kind and where it lives, sorted. Imports no plug-in."""
     if kind not in KINDS:
         raise UnknownName(f"unknown kind of plug-in {kind!r}; there are: {', '.join(KINDS)}")
-    outside = {point.name: point.value for point in entry_points(group=f"understudy.{kind}")}
+    outside = _outside(kind, tuple((place, _changed(place)) for place in sys.path))
     built_in: dict[str, str] = importlib.import_module(f"understudy.{_FOLDER.get(kind, kind)}").CATALOG
     return dict(sorted({**outside, **built_in}.items()))
+
+
+@lru_cache(maxsize=64)
+def _outside(kind: str, places: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """The entry points of a kind. A file per package is read, so only when a place that is searched has changed."""
+    return {point.name: point.value for point in entry_points(group=f"understudy.{kind}")}
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or os.curdir).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def load(kind: str, name: str) -> Any:
