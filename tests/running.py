@@ -18,6 +18,9 @@ from typing import Any
 
 import urllib3
 import yaml
+from click.testing import CliRunner
+
+from understudy.cli import main
 
 MODEL_SERVER = Path(__file__).parent / "gateway" / "model_server.py"
 UNDERSTUDY = Path(sys.executable).with_name("understudy")
@@ -91,11 +94,9 @@ def manifest(folder: Path, port: int, protocol: str = "open-inference", name: st
 
 def add_key(path: Path, tier: str, *options: str) -> str:
     """A new key, as the command line gives it."""
-    done = subprocess.run(
-        [UNDERSTUDY, "keys", "add", path, "--tier", tier, *options], capture_output=True, text=True, check=True
-    )
+    done = CliRunner().invoke(main, ["keys", "add", str(path), "--tier", tier, *options])
     found = re.search(r"us_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", done.stdout)
-    assert found, done.stdout
+    assert found, done.output
     return found[0]
 
 

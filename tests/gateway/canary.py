@@ -3,7 +3,7 @@
     python tests/gateway/canary.py --cases 1000000 --seed 1 --start 0
 
 runs cases `start` to `start + cases` of a seed and prints progress; a case is made from its seed and number alone, so a
-run that was ended goes on with `--start`. The exit code is 1 where anything was found. `make test` runs 20,000 cases of
+run that was ended goes on with `--start`. The exit code is 1 where anything was found. `make test` runs 5,000 cases of
 seed 0, and shows for each of a list of deliberate faults that the same search finds it.
 
 Each case takes one of nine endpoints (six protocols; JSON and binary tensors; classes, scores, logits, regression

@@ -5,7 +5,7 @@
 runs cases `start` to `start + cases` of a seed and prints progress; a case is made from its seed and number alone, so a
 run that was ended goes on with `--start`. The exit code is 1 where anything was found: an exception, a status of 500 or
 more, no answer within ten seconds, an answer that is no HTTP, or a request that reached the upstream and is not one
-that our own protocol allows (strict JSON, the declared shape, inside the space). `make test` runs 20,000 cases of seed
+that our own protocol allows (strict JSON, the declared shape, inside the space). `make test` runs 5,000 cases of seed
 0. The nine gateways are those of `house.py`, in this process; `sockets.py` does the like over real connections, where
 servers meet what no ASGI server lets through.
 """

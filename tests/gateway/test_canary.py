@@ -1,4 +1,4 @@
-"""Nothing that is not granted leaves: 20,000 generated cases, and proof that the search finds what it is there for."""
+"""Nothing that is not granted leaves: thousands of generated cases, and proof that the search finds what it should."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ CODECS = (oip.OpenInference, kserve.KServeV1, mlflow.MlflowInvocations, generic.
 REPLY: ContextVar[Reply] = ContextVar("reply", default=Reply(0, {}, b""))  # noqa: B039 - a tuple
 
 
-def test_nothing_that_is_not_granted_leaves() -> None:
-    made = asyncio.run(canary.run(0, 0, 20_000))
+@pytest.mark.parametrize("cases", [5_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_nothing_that_is_not_granted_leaves(cases: int) -> None:
+    made = asyncio.run(canary.run(0, 0, cases))
     assert made.found == [], made.found[:10]
-    assert made.asked > 14_000
-    assert made.statuses[200] > 10_000
-    assert made.canaries > 100_000
+    assert made.asked > 0.7 * cases
+    assert made.statuses[200] > 0.5 * cases
+    assert made.canaries > 5 * cases
     assert not made.statuses[500]
 
 

@@ -19,10 +19,11 @@ from understudy.types import Box
 from understudy.wire import kserve
 
 
-def test_no_request_breaks_the_gateway() -> None:
-    made = asyncio.run(hostile.run(0, 0, 20_000))
+@pytest.mark.parametrize("cases", [5_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_no_request_breaks_the_gateway(cases: int) -> None:
+    made = asyncio.run(hostile.run(0, 0, cases))
     assert made.found == [], made.found[:10]
-    assert made.answered > 2000
+    assert made.answered > 0.1 * cases
     assert {200, 204, 400, 401, 403, 404, 405, 408, 413, 415} <= made.statuses.keys()
 
 
