@@ -163,7 +163,7 @@ def staircase() -> Target:
     return CallableTarget(call, Exposure.of(["label", "counterfactual"], 2), space)
 
 
-#: What attacks on families other than linear models are put to work on, and with how many queries.
+#: What attacks on families other than linear models are put to work on, and with how many queries (else 300).
 ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     "additive-steps": ([steps(), steps(outputs=2, link="probabilities"), steps(outputs=1, link="identity")], 1500),
     "attribution-regression": (
@@ -190,5 +190,6 @@ ATTACKED: dict[str, tuple[Sequence[Target], int]] = {
     ),
     "hessian-diagonalisation": ([network(activation="tanh"), network(1, activation="logistic")], 300),
     "path-finding": ([tree(), tree(1, "value", outputs=1)], 900),
+    "retraining": ((), 150),
     "tree-labels": ([tree(2, "label"), tree(3)], 1500),
 }
