@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
 import understudy as us
 from conftest import DEMO, Cli
+from understudy.cli import main
 from understudy.records import Report
 from understudy.store import Store
 
 RISK = DEMO / "risk_score.yaml"
+
+
+def here(*args: object) -> Result:
+    """What `cli` does, in this process and without others: where another process would prove no more."""
+    return CliRunner().invoke(main, [*map(str, args), "--jobs", "1"])
 
 
 def findings(folder: Path) -> list[dict[str, Any]]:
@@ -107,16 +114,16 @@ def test_plan_asks_nothing_and_prints_the_bill(cli: Cli, tmp_path: Path) -> None
     ],
 )
 def test_not_reached_within_a_poor_attempt_is_not_assessed(
-    cli: Cli, tmp_path: Path, options: list[Any], code: int, said: str
+    tmp_path: Path, options: list[Any], code: int, said: str
 ) -> None:
-    done = cli("audit", RISK, "--out", tmp_path / "run", "--json", *options)
-    assert done.returncode == code, done.stderr
+    done = here("audit", RISK, "--out", tmp_path / "run", "--json", *options)
+    assert done.exit_code == code, done.output
     assert said in done.stdout
 
 
-def test_reached_is_reported_far_below_the_allowance(cli: Cli, tmp_path: Path) -> None:
-    done = cli("audit", RISK, "--out", tmp_path / "run", "--json", "--budget", 60, "--tier", "partner")
-    assert done.returncode == 0, done.stderr
+def test_reached_is_reported_far_below_the_allowance(tmp_path: Path) -> None:
+    done = here("audit", RISK, "--out", tmp_path / "run", "--json", "--budget", 60, "--tier", "partner")
+    assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["findings"][0]["outcome"] == "reached"
 
 
@@ -136,14 +143,15 @@ def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, tmp_path: Path) -> N
     shutil.copy(DEMO / "models.py", tmp_path)
     for body, wanted in cases.items():
         manifest.write_text(body, encoding="utf-8")
-        done = cli("audit", manifest, "--out", tmp_path / "run", "--jobs", 1)
-        assert done.returncode == 2, (wanted, done.stdout, done.stderr)
+        done = here("audit", manifest, "--out", tmp_path / "run")
+        assert done.exit_code == 2, (wanted, done.output)
         assert wanted in done.stderr
-        assert "Traceback" not in done.stderr
         assert not (tmp_path / "run").exists()
+    typed = cli("audit", manifest, "--out", tmp_path / "run", "--jobs", 1)
+    assert (typed.returncode, typed.stdout, typed.stderr) == (2, done.stdout, done.stderr)
 
 
-def test_a_target_off_this_machine_needs_leave(cli: Cli, tmp_path: Path) -> None:
+def test_a_target_off_this_machine_needs_leave(tmp_path: Path) -> None:
     text = RISK.read_text(encoding="utf-8")
     http = "  http: {url: 'https://models.example.org/score', protocol: json, options: {}}\n"
     body = text.replace("  python: models:risk_score\n", http)
@@ -155,15 +163,15 @@ def test_a_target_off_this_machine_needs_leave(cli: Cli, tmp_path: Path) -> None
         ("authorisation: {by: cto, scope: risk score, until: 2020-01-01}\n", "ended on 2020-01-01"),
     ):
         manifest.write_text(body.replace("options: {}", f"options: {codec}") + leave, encoding="utf-8")
-        done = cli("audit", manifest, "--out", tmp_path / "run")
-        assert done.returncode == 2, done.stderr
+        done = here("audit", manifest, "--out", tmp_path / "run")
+        assert done.exit_code == 2, done.output
         assert wanted in done.stderr
         assert not (tmp_path / "run").exists()
 
 
-def test_another_manifest_cannot_resume_a_run(run: tuple[Path, Report], cli: Cli) -> None:
-    done = cli("audit", RISK, "--resume", run[0], "--seeds", 4)
-    assert done.returncode == 2
+def test_another_manifest_cannot_resume_a_run(run: tuple[Path, Report]) -> None:
+    done = here("audit", RISK, "--resume", run[0], "--seeds", 4)
+    assert done.exit_code == 2
     assert "was started with another manifest" in done.stderr
 
 
@@ -176,7 +184,7 @@ def test_forget_removes_a_run_and_nothing_else(cli: Cli, run: tuple[Path, Report
     assert tmp_path.exists()
 
 
-def test_an_edited_record_is_not_resumed(run: tuple[Path, Report], cli: Cli, tmp_path: Path) -> None:
+def test_an_edited_record_is_not_resumed(run: tuple[Path, Report], tmp_path: Path) -> None:
     import sqlite3
 
     folder = tmp_path / "copy"
@@ -184,8 +192,8 @@ def test_an_edited_record_is_not_resumed(run: tuple[Path, Report], cli: Cli, tmp
     with sqlite3.connect(folder / "exchanges.sqlite") as db:
         db.execute("UPDATE exchanges SET rows = rows - 1 WHERE cell LIKE 'public%' AND batch = 1")
     db.close()
-    done = cli("audit", RISK, "--resume", folder, "--fail-if", "fidelity>=0.95@5000")
-    assert done.returncode == 2
+    done = here("audit", RISK, "--resume", folder, "--fail-if", "fidelity>=0.95@5000")
+    assert done.exit_code == 2
     assert "was changed after it was written" in done.stderr
 
 
@@ -199,9 +207,9 @@ def test_report_is_made_again_from_the_record(run: tuple[Path, Report], cli: Cli
 
 
 @pytest.mark.parametrize("kind", ["attacks", "defences", "detectors", "learners", "metrics", "targets", "protocols"])
-def test_list_names_every_plug_in(cli: Cli, kind: str) -> None:
-    done = cli("list", kind)
-    assert done.returncode == 0, done.stderr
+def test_list_names_every_plug_in(kind: str) -> None:
+    done = CliRunner().invoke(main, ["list", kind])
+    assert done.exit_code == 0, done.output
     assert len(done.stdout.splitlines()) >= 3
 
 
@@ -214,6 +222,6 @@ def test_the_owners_recipe_may_give_scores_where_labels_are_audited(cli: Cli, tm
     text = "from models import digit_reader\n\n\ndef labels(x):\n    return digit_reader(x).argmax(1)\n"
     (tmp_path / "only.py").write_text(text, encoding="utf-8")
     (tmp_path / "labels.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    done = cli("audit", tmp_path / "labels.yaml", "--budget", 60, "--seeds", 1, "--json", cwd=tmp_path)
+    done = cli("audit", tmp_path / "labels.yaml", "--budget", 60, "--seeds", 1, "--jobs", 1, "--json", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert 0.9 < json.loads(done.stdout)["findings"][0]["ceiling"]["value"] <= 1

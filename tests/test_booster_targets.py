@@ -137,7 +137,7 @@ def test_an_audit_solves_a_saved_model(cli: Cli, tmp_path: Path, kind: str) -> N
     np.save(tmp_path / "rows.npy", x)
     text = MANIFEST.format(kind=kind, file=path.name, low=x.min(0).tolist(), high=x.max(0).tolist())
     (tmp_path / "m.yaml").write_text(text, encoding="utf-8")
-    done = cli("audit", "m.yaml", "--out", "run", cwd=tmp_path)
+    done = cli("audit", "m.yaml", "--out", "run", "--jobs", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "COPIED" in done.stdout
     found = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from understudy.testing import network
 from understudy.wrappers import Defended, Metered
 
 
+@cache
 def digits() -> tuple[Target, ArrayPool, np.ndarray]:
     inputs, truth = load_digits(return_X_y=True)
     model = LogisticRegression(max_iter=2000).fit(inputs[:600] / 16, truth[:600])
@@ -47,8 +49,12 @@ def test_the_suite_costs_little_more_than_its_cheapest_attack(seed: int) -> None
 def test_the_dearer_attack_still_gets_its_turns() -> None:
     target, pool, _ = digits()
     meter = Metered(target, 12_000)
-    made = {e.notes["attack"] for e in registry.create("attacks", "auto").run(meter, pool, np.random.default_rng(0))}
-    assert {"retraining", "boundary-nullspace"} <= made
+    missed = {"retraining", "boundary-nullspace"}
+    for found in registry.create("attacks", "auto").run(meter, pool, np.random.default_rng(0)):
+        missed.discard(found.notes["attack"])
+        if not missed:
+            break
+    assert not missed
 
 
 def cancer() -> tuple[np.ndarray, np.ndarray, us.Box]:

@@ -59,7 +59,7 @@ BREAST, DIGITS, DIABETES = (load(return_X_y=True) for load in (load_breast_cance
     ("data", "make", "per_leaf"),
     [
         (BREAST, lambda: DecisionTreeClassifier(max_leaf_nodes=17, random_state=0), 60),
-        (DIABETES, lambda: DecisionTreeRegressor(max_leaf_nodes=127, random_state=0), 60),
+        (DIABETES, lambda: DecisionTreeRegressor(max_leaf_nodes=64, random_state=0), 60),
         (DIGITS, lambda: DecisionTreeClassifier(max_leaf_nodes=40, random_state=0), 100),
     ],
     ids=["breast cancer", "diabetes", "digits"],
@@ -94,13 +94,13 @@ def table() -> tuple[Any, Any, us.Mixed]:
 
 def histogram() -> Any:
     return HistGradientBoostingRegressor(
-        max_iter=1, max_leaf_nodes=30, categorical_features=[2, 3], min_samples_leaf=5, early_stopping=False
+        max_iter=1, max_leaf_nodes=16, categorical_features=[2, 3], min_samples_leaf=5, early_stopping=False
     )
 
 
 def light() -> Any:
     return lightgbm.LGBMRegressor(
-        n_estimators=1, num_leaves=30, learning_rate=1, min_child_samples=5, n_jobs=1, verbose=-1
+        n_estimators=1, num_leaves=16, learning_rate=1, min_child_samples=5, n_jobs=1, verbose=-1
     )
 
 
