@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
+import documentation
 from understudy.errors import InputError, RecordError
 from understudy.store import frame, unframe
 from understudy.types import Answers, Array, Floats, Signal
@@ -23,33 +23,14 @@ from understudy.views import ImageScale, Scale, TextScale, form_of
 from understudy.watch import Calibration, Queries, State, Watch, calibrate
 
 LIFE = 64
-TOPICS = (
-    ("argparse", "logging", "optparse", "cmd", "getopt", "configparser", "logging.handlers", "warnings", "traceback"),
-    ("statistics", "fractions", "decimal", "random", "math", "cmath", "numbers", "datetime", "calendar", "heapq"),
-    ("http.client", "socket", "ssl", "email.message", "urllib.request", "ftplib", "smtplib", "asyncio", "http.server"),
-    ("pathlib", "shutil", "zipfile", "tarfile", "os", "tempfile", "gzip", "io", "glob", "fileinput", "mailbox"),
-)
 Form = Literal["text", "image"]
 
 
 @cache
 def sentences() -> tuple[Array, Array]:
-    """(n,) sentences of docstrings, shuffled, and the topic that each is of."""
-    found: dict[str, int] = {}
-    for topic, names in enumerate(TOPICS):
-        for name in names:
-            module = importlib.import_module(name)
-            kinds = [o for o in vars(module).values() if isinstance(o, type) and o.__module__ == name]
-            members = [m for kind in kinds for m in vars(kind).values()]
-            for thing in [module, *vars(module).values(), *members]:
-                doc = getattr(thing, "__doc__", None)
-                for part in re.split(r"(?<=[.])\s+|\n\s*\n", doc if isinstance(doc, str) else ""):
-                    text = " ".join(part.split())
-                    if 30 <= len(text) <= 250 and ">>>" not in text:
-                        found.setdefault(text, topic)
-    texts = sorted(found)
-    order = np.random.default_rng(0).permutation(len(texts))
-    return np.array(texts, object)[order], np.array([found[t] for t in texts])[order]
+    """(n,) sentences, and the topic that each is of."""
+    texts, topics = documentation.sentences()
+    return np.array(texts, object), np.array(topics)
 
 
 @cache

@@ -28,11 +28,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import asking
-from house import PARTS, House, Part, Request
+from house import BATCH, PARTS, House, Part, Request, in_houses
 from planting import Planted, plant
 from searching import findings
-
-_BATCH, _RENEWED = 256, 50_000  # cases at once; cases after which the gateways are made anew
 
 
 class Case(NamedTuple):
@@ -92,7 +90,7 @@ async def run(
     seed: int, start: int, cases: int, told: Callable[[int, Run], None] | None = None, until_found: bool = False
 ) -> Run:
     """Run cases `start` to `start + cases`, or until something is found. What the gateway raises is raised here."""
-    made, end, began = Run(), start + cases, time.monotonic()
+    made, began = Run(), time.monotonic()
 
     async def upstream(scope: Any, receive: Any, send: Any) -> None:
         planted = _CASE.get()
@@ -110,18 +108,13 @@ async def run(
         found = findings(it.part, it.tier, it.asked, it.planted, it.rows, wire)
         made.found += [(number, f"{it.part.name}, tier {it.tier}: {what}") for what in found]
 
-    number = start
-    while number < end:
-        async with House(upstream) as house:
-            for first in range(number, min(number + _RENEWED, end), _BATCH):
-                batch = range(first, min(first + _BATCH, number + _RENEWED, end))
-                await asyncio.gather(*(one(house, i) for i in batch))
-                made.cases, made.seconds = batch.stop - start, time.monotonic() - began
-                if told and batch.stop % 10_000 < _BATCH:
-                    told(batch.stop, made)
-                if made.found and until_found:
-                    return made
-        number += _RENEWED
+    def after(next_: int) -> bool:
+        made.cases, made.seconds = next_ - start, time.monotonic() - began
+        if told and next_ % 10_000 < BATCH:
+            told(next_, made)
+        return bool(until_found and made.found)
+
+    await in_houses(upstream, one, start, cases, after)
     return made
 
 

@@ -25,9 +25,9 @@ from typing import Any
 
 from canary import command_line
 from damaging import case
-from house import PARTS, House, Part
+from house import BATCH, PARTS, House, Part, in_houses
 
-_BATCH, _RENEWED, _PATIENCE = 256, 50_000, 10.0
+_PATIENCE = 10.0
 _PARTS = {part.route: part for part in PARTS}
 
 
@@ -107,7 +107,7 @@ class Run:
 
 async def run(seed: int, start: int, cases: int, told: Callable[[int, Run], None] | None = None) -> Run:
     """Run cases `start` to `start + cases`."""
-    made, end, began = Run(), start + cases, time.monotonic()
+    made, began = Run(), time.monotonic()
 
     async def upstream(scope: Any, receive: Any, send: Any) -> None:
         message, headers = await receive(), dict(scope["headers"])
@@ -132,16 +132,13 @@ async def run(seed: int, start: int, cases: int, told: Callable[[int, Run], None
         if status >= 500:
             made.found.append((number, f"{part.name}: {wire[:200] if wire else b''!r}"))
 
-    number = start
-    while number < end:
-        async with House(upstream) as house:
-            for first in range(number, min(number + _RENEWED, end), _BATCH):
-                batch = range(first, min(first + _BATCH, number + _RENEWED, end))
-                await asyncio.gather(*(one(house, i) for i in batch))
-                made.cases, made.seconds = batch.stop - start, time.monotonic() - began
-                if told and batch.stop % 10_000 < _BATCH:
-                    told(batch.stop, made)
-        number += _RENEWED
+    def after(next_: int) -> bool:
+        made.cases, made.seconds = next_ - start, time.monotonic() - began
+        if told and next_ % 10_000 < BATCH:
+            told(next_, made)
+        return False
+
+    await in_houses(upstream, one, start, cases, after)
     return made
 
 

@@ -9,7 +9,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -30,6 +30,7 @@ SCORES: dict[str, Grains] = {
     "round": {"probabilities": (None, 3)},
     "whole": {"probabilities": WHOLE},
 }
+BATCH, _RENEWED = 256, 50_000  # cases at once; cases after which the gateways are made anew
 CLASSES = ["ash", "birch", "cedar", "dogwood"]
 
 
@@ -200,6 +201,20 @@ class House:
         if not sent and request.gone:
             return None
         return _raw(sent)
+
+
+async def in_houses(
+    app: Any, one: Callable[[House, int], Awaitable[None]], start: int, cases: int, after: Callable[[int], bool]
+) -> None:
+    """`one(house, number)` for cases `start` to `start + cases`, a batch at once; `after(next)` ends it if true."""
+    end = start + cases
+    for begun in range(start, end, _RENEWED):
+        async with House(app) as house:
+            for first in range(begun, min(begun + _RENEWED, end), BATCH):
+                next_ = min(first + BATCH, begun + _RENEWED, end)
+                await asyncio.gather(*(one(house, i) for i in range(first, next_)))
+                if after(next_):
+                    return
 
 
 _NAME, _VALUE = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+"), re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
