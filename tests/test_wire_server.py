@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from understudy import registry
-from understudy.errors import InputError, UsageError
+from understudy.errors import UsageError
 from understudy.targets.callable import checked
 from understudy.types import Answers, Exposure, Floats, Grain, Signal
 from understudy.wire import Asked, Card, Message, RequestError
@@ -280,69 +279,6 @@ def test_open_inference_envelope_is_id_and_model_name() -> None:
     outputs = said(single.respond(asked, answers.replace(P, np.array([[0.12, 0.88]])), "risk"))["outputs"]
     assert outputs[0] == {"name": "predict", "datatype": "BYTES", "shape": [1], "data": ["yes"]}
     assert outputs[1] == {"name": "predict_proba", "datatype": "FP32", "shape": [1, 2], "data": [0.12, 0.88]}
-
-
-def test_binary_outputs_as_wanted() -> None:
-    made = codec("open-inference")
-    body: dict[str, Any] = {"inputs": [tensor()], "parameters": {"binary_data_output": True}}
-    assert parsed(made, body).binary is True
-    body["outputs"] = [{"name": "predict_proba"}, {"name": "predict", "parameters": {"binary_data": False}}]
-    assert parsed(made, body).binary == frozenset({P})
-    asked = replace(parsed(made, body), binary=frozenset({P}))
-    message = made.respond(asked, Answers({LABEL: np.array([1]), P: np.array([[0.25, 0.75]])}, 2), "m")
-    size = int(message.headers["inference-header-content-length"])
-    assert message.headers["content-type"] == "application/octet-stream"
-    assert message.body[size:] == np.array([0.25, 0.75]).tobytes()
-    outputs = json.loads(message.body[:size])["outputs"]
-    assert outputs[0]["data"] == [1]
-    assert outputs[1]["parameters"] == {"binary_data_size": 16}
-    raw = made.answers(message, frozenset({P, LABEL}), 1)
-    assert raw["probabilities"].tolist() == [[0.25, 0.75]]
-
-
-TYPES = [
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "BF16",
-    "FP32",
-    "FP64",
-]
-
-
-@pytest.mark.parametrize("datatype", TYPES)
-def test_every_datatype_as_json_and_as_bytes(datatype: str) -> None:
-    x = np.array([[0.0, 1.0], [1.0, 0.0]]) if datatype == "BOOL" else np.array([[0.0, 1.0], [100.0, 3.0]])
-    for binary in (True, False):
-        made = codec("open-inference", datatype=datatype, binary=binary)
-        sent = made.request(x, frozenset({P}))
-        assert np.array_equal(made.parse(sent.body, sent.headers, (2,)).inputs, x)
-
-
-@pytest.mark.parametrize(
-    ("datatype", "value"),
-    [
-        *(("INT8", 200.0), ("UINT8", -1.0), ("INT64", 2.0**63), ("INT32", 0.5), ("BOOL", 2.0)),
-        *(("FP16", 1e5), ("FP32", 1e300), ("BF16", 3.4e38)),
-    ],
-)
-def test_inputs_that_do_not_fit_the_datatype_are_refused(datatype: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"1 input.* do not fit the datatype {datatype}"):
-        codec("open-inference", datatype=datatype, binary=True).request(np.array([[value, 0.0]]), frozenset({P}))
-
-
-def test_bfloat16_rounds_half_to_even() -> None:
-    x = np.array([[1.00390625, 1.01171875]])  # half-way between two neighbours, twice
-    made = codec("open-inference", datatype="BF16", binary=True)
-    sent = made.request(x, frozenset({P}))
-    assert made.parse(sent.body, sent.headers, (2,)).inputs.tolist() == [[1.0, 1.015625]]
 
 
 def test_nested_and_flat_data_are_the_same() -> None:
