@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -58,6 +58,7 @@ def said(message: Message) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(CODECS))
+@settings(max_examples=40)
 @given(data=st.data(), n=st.integers(1, 4))
 def test_what_was_sent_is_what_is_read(name: str, data: st.DataObject, n: int) -> None:
     """parse(request(x)) is x, bit for bit, and asks for nothing wider."""
@@ -82,6 +83,7 @@ def test_images_too(name: str, x: Floats) -> None:
 
 @pytest.mark.parametrize("classes", [(), ("no", "maybe", "yes")], ids=["indices", "names"])
 @pytest.mark.parametrize("name", sorted(CODECS))
+@settings(max_examples=40)
 @given(data=st.data(), n=st.integers(1, 4))
 def test_what_was_released_is_what_arrives(name: str, classes: tuple[str, ...], data: st.DataObject, n: int) -> None:
     """answers(respond(released)) is what was released, with zeros where something was withheld."""
