@@ -108,7 +108,7 @@ class World:
     shares = SHARES
 
     def __post_init__(self) -> None:
-        x, y = table(self.name)
+        x, y = self.table()
         rng = np.random.default_rng(20)
         order = rng.permutation(len(x))
         cuts = np.cumsum([round(share * len(x)) for share in self.shares.values()])[:-1]
@@ -118,6 +118,10 @@ class World:
         self.d, self.outputs = x.shape[1], int(y.max()) + 1
         self.low, self.high, self.sd = x.min(0), x.max(0), np.maximum(x.std(0), 1e-9)
         self.values = [np.unique(column) for column in x.T]  # what a customer can type into a field
+
+    def table(self) -> tuple[Any, Any]:
+        """Inputs and classes."""
+        return table(self.name)
 
     @cached_property
     def served(self) -> Any:
