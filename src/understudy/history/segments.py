@@ -136,7 +136,7 @@ def connect(path: Path, patience: float = PATIENCE) -> sqlite3.Connection:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
         db.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a message may quote what is damaged
         if db is not None:
             db.close()
         raise HistoryError(f"{path} cannot be opened: {error}") from error
@@ -158,7 +158,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(connect(path, 10.0)) as db:
         try:
             yield db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise HistoryError(f"{path} is damaged: {error}") from None
 
 
