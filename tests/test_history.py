@@ -250,6 +250,16 @@ def test_a_flipped_bit_changes_nothing_or_shows(data: st.DataObject) -> None:
             same(kept, row(i))
 
 
+def test_damage_that_sqlite_quotes_is_told(tmp_path: Path) -> None:
+    keep(tmp_path, [row(0)])
+    path = next(iter(tmp_path.glob("0001-*.sqlite")))
+    blob = path.read_bytes()
+    place = blob.index(b"rowsrows") + 3
+    path.write_bytes(blob[:place] + b"\xc5" + blob[place + 1 :])
+    with pytest.raises(HistoryError, match="cannot be"):
+        History(tmp_path).verify()
+
+
 FLIPPED = Path(tempfile.mkdtemp())
 
 
@@ -404,8 +414,12 @@ def test_hashes_show_repeats_only(tmp_path: Path) -> None:
 
 
 def test_each_mode_says_what_it_disables() -> None:
-    assert warnings("whole") == []
-    assert [len(warnings(mode)) for mode in ("sketch", "hash", "none")] == [2, 2, 3]
-    assert all("replay" in warnings(mode)[0] for mode in ("sketch", "hash", "none"))
+    assert warnings("whole") == warnings("whole", monitored=True) == []
+    for mode in ("sketch", "hash", "none"):
+        replay, content = warnings(mode)
+        assert "replay" in replay
+        assert "detectors" in content
+        assert warnings(mode, monitored=True)[0] == replay
+        assert "nor does the leak meter" in warnings(mode, monitored=True)[1]
     with pytest.raises(UsageError, match="whole, sketch, hash, none"):
         warnings("some")

@@ -16,13 +16,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 #: Steps that the customer meets.
 TOUCHING = frozenset({"throttle", "reduce", "reverify", "suspend"})
 
-_UNKEPT = (
-    "no detector of content runs, nor does the leak meter; what is left is a calibration of such accounts, by margins "
-    "and by when they ask"
-)
-#: What keeping inputs this way takes from the monitor, in words for an operator.
-BLIND = {"whole": (), "sketch": (_UNKEPT,), "hash": (_UNKEPT,), "none": (_UNKEPT,)}
-
 
 class Segment(Part):
     """Accounts that use the endpoint in a way of their own: judged beside each other where there are enough."""

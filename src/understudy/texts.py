@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,11 @@ from understudy.errors import InputError
 
 Texts = NDArray[np.object_]  # (n,) of str
 
-_WORD = 8  # letters of a text that is made up
+_LETTERS = 8  # of a text that is made up
+ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # scripts without spaces: a character is a word
+#: a word, and a word or a mark as learners count them
+WORD = re.compile(rf"[{ALONE}]|[^\W{ALONE}]+(?:['’][^\W{ALONE}]+)?")
+WORD_OR_MARK = r"\w+|[^\w\s]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Text:
 
     def sample(self, n: int, rng: np.random.Generator) -> Texts:
         """`n` made-up words: they show whether somebody answers, and stand for no text that a customer would send."""
-        letters = rng.integers(97, 123, (n, min(_WORD, self.longest)), np.uint8)
+        letters = rng.integers(97, 123, (n, min(_LETTERS, self.longest)), np.uint8)
         return array([row.tobytes().decode("ascii") for row in letters])
 
 

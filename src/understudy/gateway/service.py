@@ -16,7 +16,6 @@ from understudy.guard import Allowance, Grant
 from understudy.history import warnings as disabled_by
 from understudy.manifest import GuardPart, Http, Limits, Manifest, Tier, exposure
 from understudy.manifest import load as load_manifest
-from understudy.manifest_monitor import BLIND
 from understudy.texts import blank
 from understudy.types import EXPLANATIONS, Exposure, Grain, Signal, Space, digest
 from understudy.wire import Asked, Card, Message
@@ -81,9 +80,11 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     box = manifest.space
     served = exposure(manifest.target.signals, manifest.target.outputs)
     codec = registry.create("protocols", http.protocol, **http.options)
-    warnings = [f"guard.logging.inputs is {guard.logging.inputs}: {text}" for text in disabled_by(guard.logging.inputs)]
+    kept = guard.logging.inputs
+    lost = disabled_by(kept, manifest.monitor is not None)
+    warnings = [f"guard.logging.inputs is {kept}: {text}" for text in lost]
     tiers = {tier.id: _tier(tier, manifest, guard, served, today, warnings, path) for tier in manifest.tiers}
-    warnings += monitor_warnings(manifest, guard)
+    warnings += monitor_warnings(manifest)
     if sum(tier.unauthenticated for tier in manifest.tiers) > 1:
         raise ManifestError(f"{path}: tiers: at most one tier can be unauthenticated")
     route = guard.path or urlsplit(http.url).path or "/"
@@ -112,11 +113,11 @@ def compile_service(path: Path, today: dt.date | None = None) -> Service:
     )
 
 
-def monitor_warnings(manifest: Manifest, guard: GuardPart) -> list[str]:
-    """What the monitor section cannot do as things are: by what is kept of inputs, by what tiers may ask."""
+def monitor_warnings(manifest: Manifest) -> list[str]:
+    """What the monitor section cannot do by what tiers may ask."""
     if manifest.monitor is None:
         return []
-    found = [f"guard.logging.inputs is {guard.logging.inputs}: monitor: {text}" for text in BLIND[guard.logging.inputs]]
+    found = list[str]()
     free = [tier.id for tier in manifest.tiers if not any((tier.limits.per_minute, tier.limits.per_day))]
     for i, step in enumerate(manifest.monitor.response):
         for name in free:

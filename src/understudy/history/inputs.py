@@ -5,41 +5,36 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from understudy.errors import UsageError
 from understudy.history.rows import Take
+from understudy.texts import WORD
 from understudy.types import Array, Floats, Texts
 
 MODES = ("whole", "sketch", "hash", "none")
 BITS = 64
-_WORD = re.compile(r"\w+")
 
-_CONTENT = "detectors that look at what was asked cannot run"
 _REPLAY = "replay cannot train a substitute on what a party received"
+_CONTENT = "detectors that look at what was asked cannot run"
+_MONITOR = (
+    "monitor: no detector of content runs, nor does the leak meter; what is left is a calibration of such accounts, by "
+    "margins and by when they ask"
+)
+_SHOWN = {
+    "sketch": "sketches are all that is kept of inputs",
+    "hash": "a hash shows only whether the very same query came again",
+    "none": "nothing is kept of inputs, so that repeats cannot be told from new queries",
+}
 
 
-def warnings(mode: str) -> list[str]:
-    """What keeping inputs this way disables, in words for an operator."""
-    return {
-        "whole": [],
-        "sketch": [
-            f"{_REPLAY}: inputs are kept as sketches",
-            f"{_CONTENT}: none of them reads a sketch",
-        ],
-        "hash": [
-            f"{_REPLAY}: inputs are kept as hashes",
-            f"{_CONTENT}: a hash shows only whether the very same query came again",
-        ],
-        "none": [
-            f"{_REPLAY}: inputs are not kept",
-            f"{_CONTENT}: inputs are not kept",
-            "repeated queries cannot be told from new ones",
-        ],
-    }[_known(mode)]
+def warnings(mode: str, monitored: bool = False) -> list[str]:
+    """What keeping inputs this way disables, in words for an operator. `monitored`: accounts are to be watched."""
+    if _known(mode) == "whole":
+        return []
+    return [f"{_REPLAY}: {_SHOWN[mode]}", _MONITOR if monitored else _CONTENT]
 
 
 def taker(mode: str, key: bytes, scale: tuple[Floats, Floats] | None = None) -> Take:
@@ -111,7 +106,7 @@ def _words(secret: bytes, texts: Texts) -> Mapping[str, Array]:
     """
     signs, norms = np.zeros(len(texts), np.uint64), np.zeros(len(texts))
     for i, text in enumerate(texts.tolist()):
-        words = _WORD.findall(text.lower())
+        words = WORD.findall(text.lower())
         votes = b"".join(hashlib.blake2b(word.encode(), digest_size=BITS // 8, key=secret).digest() for word in words)
         if words:
             bits = np.unpackbits(np.frombuffer(votes, np.uint8).reshape(len(words), -1), axis=1, bitorder="little")

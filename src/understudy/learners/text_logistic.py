@@ -10,10 +10,8 @@ from numpy.random import Generator
 
 from understudy.learners._common import Fitted, anywhere, beliefs, constant, seed, soft_logits, training
 from understudy.protocols import Target
-from understudy.texts import plain
+from understudy.texts import WORD_OR_MARK, plain
 from understudy.types import Answers, Array, Floats, Signal
-
-_WORD = r"\w+|[^\w\s]"  # marks count: they are what tells some classes apart
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class TextLogistic:
         from sklearn.linear_model import LogisticRegression, Ridge
 
         space, outputs = anywhere(inputs), answers.outputs
-        vector = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, self.words), sublinear_tf=True)
+        vector = TfidfVectorizer(token_pattern=WORD_OR_MARK, ngram_range=(1, self.words), sublinear_tf=True)
         x = vector.fit_transform(plain(inputs))
         wanted = answers[Signal.VALUE] if Signal.VALUE in answers else soft_logits(answers)
         if wanted is not None:

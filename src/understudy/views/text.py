@@ -7,7 +7,6 @@ Harshman, JASIS 41, 1990): a truncated SVD of TF-IDF weights, small enough to be
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from understudy.errors import InputError
+from understudy.texts import WORD
 from understudy.types import Array, Floats
 from understudy.views.base import UNKNOWN, WINDOW, Arrays, Bools, Floats32, Kind, Own, View, neighbours, sample, unseen
 
@@ -34,8 +34,6 @@ _NEW, _SIZE = 2, 3
 _HEAD, _TAIL = slice(4, 4 + _TEMPLATE), slice(4 + _TEMPLATE, 4 + 2 * _TEMPLATE)
 _COUNTS = slice(_TAIL.stop, _TAIL.stop + _BAG)
 _PLACE = slice(_COUNTS.stop, _COUNTS.stop + _KEPT)
-_ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # scripts without spaces: a character is a word
-_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+(?:['’][^\W{_ALONE}]+)?")
 _DIGITS = str.maketrans("123456789", "000000000")
 
 
@@ -197,7 +195,7 @@ def _key(given: object) -> tuple[int, int]:
 
 def _hashed(texts: Iterable[object]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(t,) hashes of the words of all texts, lower case, digits alike, and (n + 1,) where each text begins."""
-    words = [_WORD.findall(_text(text)[:_LONGEST].lower().translate(_DIGITS)) for text in texts]
+    words = [WORD.findall(_text(text)[:_LONGEST].lower().translate(_DIGITS)) for text in texts]
     starts = np.concatenate([[0], np.cumsum([len(w) for w in words], dtype=np.int64)]).astype(np.int64)
     hashes = [crc32(word.encode("utf-8", "surrogatepass")) & 0xFFFFFF for some in words for word in some]
     return np.array(hashes, np.int64), starts
