@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from conftest import DEMO, Cli
-from understudy.calibrating import hold, learn, read_excluded, substitutes
+from understudy import calibrating
+from understudy.calibrating import Learnt, hold, learn, read_excluded, substitutes
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.testing import linear
 from understudy.types import Answers, Floats, Signal
-from understudy.watch import Calibration, Queries, Watch
+from understudy.watch import Calibration, Queries, Watch, calibrate
 
 MODEL = linear(features=5)
 
@@ -49,7 +54,7 @@ def test_audits_and_confirmed_abusers_are_left_out_and_a_level_is_refused() -> N
     assert learnt.calibration.accounts == 36  # of 60, 24 set the scales
     assert learnt.refused == "1 % needs 99 accounts; you have 36"
     assert learnt.notes[0].startswith("left out: 2 accounts")
-    assert "1 accounts have no inputs" in learnt.notes[1]
+    assert learnt.notes[1] == "left out: 1 account whose inputs were not kept, or only in part"
     assert (learnt.calibration.made, learnt.calibration.model) == (1e9, "v2")
 
 
@@ -73,9 +78,98 @@ def test_the_meter_is_held_against_trained_substitutes() -> None:
 
 
 def test_excluded_names_are_one_a_line() -> None:
-    assert read_excluded("key:a # confirmed on Monday\n\n acme \n") == {"key:a", "acme"}
+    assert read_excluded(b"key:a # confirmed on Monday\r\n\n acme \n#x\n") == {"key:a", "acme"}
+    assert read_excluded("\ufeffuser#12\n".encode()) == {"user#12"}
     with pytest.raises(UsageError, match="names none"):
-        read_excluded("# nobody\n")
+        read_excluded(b"# nobody\n")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_excluded("Zo\u00eb".encode("latin-1"))
+
+
+def learnt_of(log: Iterable[Queries], **options: Any) -> Learnt:
+    owned = rows(300, 1000)
+    told: dict[str, Any] = {"made": 0.0, "model": "1", "level": 0.1, "horizon": 32, "leak": False, **options}
+    return learn(owned, MODEL.query(owned), log, np.random.default_rng(0), **told)
+
+
+def unkept(queries: Queries, some: slice = slice(None)) -> list[Queries]:
+    """The same without inputs, those of `some` of the queries."""
+    start, end, _ = some.indices(len(queries))
+    hidden = replace(queries.take(some), inputs=None)
+    return [q for q in (queries.take(slice(0, start)), hidden, queries.take(slice(end, None))) if len(q)]
+
+
+def test_accounts_without_inputs_hide_none_of_those_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "_MOST", 20)
+    blind = [q for i in range(50) for q in unkept(asked(f"b{i}", rows(40, i)))]
+    learnt = learnt_of([*blind, *(asked(f"a{i}", rows(40, i)) for i in range(20))])
+    assert learnt.calibration.accounts == 12  # of 20, 8 set the scales
+    assert "left out: 50 accounts whose inputs were not kept, or only in part" in learnt.notes
+    assert not learnt.calibration.scorer.blind
+
+
+def test_young_accounts_do_not_use_up_the_room_of_those_that_can_be_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "_MOST", 40)
+    young = [asked(f"y{i}", rows(17, i)) for i in range(60)]
+    learnt = learnt_of([*young, *(asked(f"a{i}", rows(40, i)) for i in range(60))])
+    assert learnt.calibration.accounts >= 15  # 40 old and 40 young were read; none, had the first 40 been
+    assert "the first 40 accounts that asked enough were read; the others were not" in learnt.notes
+
+
+def test_a_long_life_is_looked_at_as_far_as_it_counts() -> None:
+    held, most = list[weakref.ref[Floats]](), list[int]()
+
+    def log() -> Iterator[Queries]:
+        for i in range(30):
+            yield asked(f"a{i}", rows(40, i))
+        for i in range(400):  # 40,000 queries of one account
+            one = asked("z", rows(100, i))
+            held.append(weakref.ref(one.at))
+            yield one
+            del one
+            most.append(sum(ref() is not None for ref in held))
+
+    learnt = learnt_of(log())
+    assert learnt.calibration.accounts == 19
+    assert max(most) <= 32 + 2  # 3,200 queries are kept for copies
+
+
+def test_who_is_excluded_and_not_in_the_log_is_told() -> None:
+    log = [asked(f"a{i}", rows(40, i)) for i in range(30)]
+    notes = learnt_of(log, excluded=frozenset({"a3", "of a4", "a44"})).notes
+    assert notes[:2] == (
+        "left out: 2 accounts (excluded by name, or the owner's own audits)",
+        "excluded, but not in this log: a44 (of 1)",
+    )
+
+
+def test_an_account_may_be_answered_otherwise_from_some_day_on() -> None:
+    log = []
+    for i in range(30):
+        whole = asked(f"a{i}", rows(40, i))
+        labels = replace(whole, answers=Answers({Signal.LABEL: whole.answers.labels()}, 3))
+        log += [labels.take(slice(0, 25)), whole.take(slice(25, None))]
+    learnt = learnt_of(log, leak=True)
+    assert learnt.calibration.accounts == 18
+    assert learnt.calibration.leak is not None
+
+
+def test_accounts_whose_inputs_were_kept_in_part_can_be_learnt_from_without() -> None:
+    log = [q for i in range(30) for q in unkept(asked(f"a{i}", rows(40, i)), slice(10, 30))]
+    learnt = learnt_of(log, also=["novelty"])
+    assert learnt.calibration.scorer.blind
+    assert learnt.calibration.accounts == 18
+    assert "monitor.also: novelty reads inputs, so it is left out" in learnt.notes
+
+
+def test_detectors_that_read_inputs_are_refused_where_none_are_kept() -> None:
+    owned = rows(300, 1000)
+    log = [unkept(asked(f"a{i}", rows(40, i))) for i in range(30)]
+    rng, told = np.random.default_rng(0), {"level": 0.1, "horizon": 32}
+    with pytest.raises(UsageError, match="no inputs are kept, and detectors that read them are asked for: novelty"):
+        calibrate(owned, MODEL.query(owned), log, rng, blind=True, also=("volume", "novelty"), **told)
+    made = calibrate(owned, MODEL.query(owned), log, rng, blind=True, also=("volume",), **told)
+    assert made.scorer.names == ("margin", "volume")
 
 
 def test_what_is_typed_writes_a_calibration_that_monitor_reads(cli: Cli, tmp_path: Path) -> None:
@@ -99,8 +193,13 @@ def test_what_is_typed_writes_a_calibration_that_monitor_reads(cli: Cli, tmp_pat
         if path.suffix in (".py", ".npz", ".npy", ".csv"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "endpoint.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    done = cli("calibrate", tmp_path / "endpoint.yaml", log, "--no-leak", cwd=tmp_path)
+    with log.open("a", encoding="utf-8") as file:
+        file.write('broken\n{"who": null}\n')
+    rejects = tmp_path / "rejects.jsonl"
+    done = cli("calibrate", tmp_path / "endpoint.yaml", log, "--no-leak", "--rejects", rejects, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "1 record rejected: the line is not JSON" in done.stdout
+    assert len(rejects.read_text().splitlines()) == 2
     assert "36 benign accounts ranked over their first 16 queries" in done.stdout
     made = Calibration.from_bytes((tmp_path / "calibration.bin").read_bytes())
     assert (made.level, made.horizon) == (0.05, 16)

@@ -240,6 +240,22 @@ def test_the_page_holds_what_the_survey_says(tmp_path: Path) -> None:
         assert reason[1:].split("'")[0] in page
 
 
+def test_inputs_that_were_kept_in_part_are_said_to_be(tmp_path: Path) -> None:
+    copier = portfolio.copying()
+    half = len(copier.at) // 2
+    first, rest = (Asked(copier.principal, copier.at[s], copier.inputs[s]) for s in (slice(half), slice(half, None)))
+    whole = history(tmp_path / "whole", [*traffic(copier=False)[:3], first])
+    done = monitor(portfolio.manifest(tmp_path), whole, history(tmp_path / "hashed", [rest], "hash"))
+    assert done.exit_code == 1
+    survey, (alert,) = found(tmp_path / "out")
+    assert (alert.inputs.kept, alert.inputs.seen, alert.volumes.queries) == ("partly", half, len(copier.at))
+    assert "inputs were kept only in part of 1 account: the rest is not assessed" in survey.gaps
+    (alone,) = (a for p in survey.parties for a in p.accounts if a.principal == copier.principal)
+    monitor(portfolio.manifest(tmp_path), whole)
+    (same,) = (a for p in found(tmp_path / "out")[0].parties for a in p.accounts if a.principal == copier.principal)
+    assert (alone.out_of_range, alone.repeats) == (same.out_of_range, same.repeats)  # of what was looked at
+
+
 @pytest.mark.slow
 def test_the_page_is_drawn_by_a_browser(tmp_path: Path) -> None:
     monitor(portfolio.manifest(tmp_path), history(tmp_path / "history", traffic()))

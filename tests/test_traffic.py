@@ -224,10 +224,16 @@ def test_a_log_of_hashes_is_calibrated_and_watched(tmp_path: Path) -> None:
     assert "no inputs are on record: accounts are ranked by their margins, and by when they ask" in done.output
     script = Asked("key:script", START + np.arange(LIFE) * 0.5, rows(np.random.default_rng(21)))
     now = history(tmp_path / "now", [*people(20, 22), script], kept="hash")
-    assert monitor(path, now).exit_code == 1
+    done = monitor(path, now)
+    assert done.exit_code == 1
     survey, alerts = found(tmp_path / "out")
     assert survey.parties[0].party == "key:script"
     assert any("by margin, volume, cadence, round-the-clock alone" in gap for gap in survey.gaps)
+    assert survey.quality.out_of_range is None
+    assert {(a.repeats, a.out_of_range) for p in survey.parties for a in p.accounts} == {(None, None)}
+    for text in (done.output.replace("\n", " "), (tmp_path / "out" / "monitor.html").read_text()):
+        assert "not known: nobody looked at inputs" in text
+        assert "0 %" not in text
     assert (alerts[0].inputs.kept, alerts[0].inputs.seen, alerts[0].inputs.repeats) == ("none", 0, None)
     assert any("scheduler" in reason or "batch job" in reason for reason in alerts[0].benign)
 

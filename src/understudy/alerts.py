@@ -52,7 +52,9 @@ class Volumes(Record):
 class InputStatistics(Record):
     """What the inputs add up to; null where they were not kept."""
 
-    kept: Literal["whole", "sketch", "hash", "none"]
+    kept: Literal["whole", "partly", "sketch", "hash", "none"] = Field(
+        description="partly: whole, of some queries only"
+    )
     seen: int = Field(0, description="inputs these figures are of: the latest ones")
     repeats: float | None = Field(None, description="share that came before, exactly")
     out_of_range: float | None = Field(None, description="share outside the ranges of the reference data")

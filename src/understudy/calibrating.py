@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from understudy import registry
 from understudy.errors import UsageError
 from understudy.leak import LeakMeter
 from understudy.stats import wilson
+from understudy.survey import counted
 from understudy.texts import array
 from understudy.types import Answers, Array, Floats, Signal
 from understudy.views import Scale, labels
@@ -21,13 +25,16 @@ from understudy.views.tabular import made_up
 from understudy.watch import Calibration, Queries, calibrate
 from understudy.watch.drift import drifted
 from understudy.watch.learning import refuse
+from understudy.watch.ranking import FIRST_AGE
 from understudy.watch.scoring import ALARM_SETS
 
 SIZES = (50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
 LEARNERS = ("logistic", "boosting", "mlp")
 TEXT_LEARNERS = ("text-logistic", "logistic")  # of texts; the second is given the meter's embeddings
-_MOST = 5000  # benign accounts that are read; more make no better ranks, only a longer wait
-_Lives = list[list[Queries]]
+_MOST = 5000  # benign accounts that are ranked, and younger ones; more make no better ranks, only a longer wait
+_LIFE = 2**16  # queries of an account that are looked at where no horizon is named
+_TAUGHT = 6  # of the accounts that asked most, copies are trained on what they received
+_Life = list[Queries]
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
 
 
@@ -66,30 +73,14 @@ def learn(
     which is all there is where nobody's inputs were kept; `also`: more detectors; `ask`: the model, for made-up rows
     (n, d), on which substitutes are trained too. Raises UsageError where too little is left.
     """
-    notes = list[str]()
-    accounts, left_out, blind = _accounts(queries, excluded)
-    if left_out:
-        notes.append(f"left out: {left_out} accounts (excluded by name, or the owner's own audits)")
-    if blind and accounts:
-        notes.append(f"{len(blind)} accounts have no inputs on record and were left out")
-    unkept = bool(blind) and not accounts
-    if unkept:
-        accounts, leak, also = blind, False, ()
-        notes.append("no inputs are on record: accounts are ranked by their margins, and by when they ask")
-    if len(accounts) >= _MOST:
-        notes.append(f"the first {_MOST:,} accounts were read; the others were not")
-    meter = None
-    if leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
-        meter = LeakMeter.fit(reference, answers, rng)
-        meter = hold(meter, families(reference, answers, accounts, rng, ask), rng)
-        notes += [
-            f"leak meter, {bracket} bracket: error {truth.error:.3f} against trained substitutes of other families"
-            for bracket, truth in meter.truths.items()
-        ]
+    found = _Accounts(queries, excluded, horizon, horizon * 2 ** (epochs - 1) if horizon else _LIFE)
+    lives = iter(found)
+    first = list(islice(lives, 1))
+    unkept = not first and bool(found.blind)
     calibration = calibrate(
         reference,
         answers,
-        accounts,
+        found.blind if unkept else chain(first, lives),
         rng,
         level=level,
         confidence=confidence,
@@ -97,10 +88,22 @@ def learn(
         epochs=epochs,
         made=made,
         model=model,
-        leak=meter,
-        also=(*also, *(ALARM_SETS["traffic"] if traffic or unkept else ())),
+        also=(*(() if unkept else also), *(ALARM_SETS["traffic"] if traffic or unkept else ())),
         blind=unkept,
     )
+    notes = list(found.notes(unkept))
+    if unkept:
+        notes.append("no inputs are on record: accounts are ranked by their margins, and by when they ask")
+        unread = [name for name in dict.fromkeys(also) if name not in calibration.scorer.names]
+        notes += [f"monitor.also: {name} reads inputs, so it is left out" for name in unread]
+    elif leak and answers.outputs > 1 and any(s in answers for s in _CLASSES):
+        meter = LeakMeter.fit(reference, answers, rng)
+        meter = hold(meter, families(reference, answers, found.longest, rng, ask), rng)
+        notes += [
+            f"leak meter, {bracket} bracket: error {truth.error:.3f} against trained substitutes of other families"
+            for bracket, truth in meter.truths.items()
+        ]
+        calibration = replace(calibration, leak=meter)
     return Learnt(calibration, (*notes, *remarks(calibration)), refuse(calibration))
 
 
@@ -127,22 +130,65 @@ def remarks(calibration: Calibration) -> Iterator[str]:
         )
 
 
-def _accounts(queries: Iterable[Queries], excluded: frozenset[str]) -> tuple[_Lives, int, _Lives]:
-    """Accounts to learn from, how many were left out, and accounts whose inputs were not kept."""
-    found, left_out, blind = _Lives(), 0, _Lives()
-    for principal, parts in groupby(queries, key=lambda q: q.principal):
-        account = [q for q in parts if len(q)]
-        if not account:
-            continue
-        if principal in excluded or account[0].party in excluded or any(q.audit for q in account):
-            left_out += 1
-        elif any(q.inputs is None for q in account):
-            blind.append(account)
-        else:
-            found.append(account)
-        if max(len(found), len(blind)) >= _MOST:
-            break
-    return found, left_out, blind
+class _Accounts:
+    """The accounts of a log to learn from, one at a time, so that what they asked need not be held.
+
+    `blind`: accounts whose inputs were not kept throughout, as many as could be ranked; `longest`: those that asked
+    most, as far as copies are trained on them. Both are known once the others were taken.
+    """
+
+    def __init__(self, queries: Iterable[Queries], excluded: frozenset[str], horizon: int | None, most: int) -> None:
+        self._queries, self._excluded, self._most = queries, excluded, most
+        self._horizon = horizon or FIRST_AGE
+        self._left_out = self._unkept = 0
+        self._missed, self._full = set(excluded), False
+        self.blind: list[_Life] = []
+        self.longest: list[_Life] = []
+
+    def __iter__(self) -> Iterator[_Life]:
+        sizes, counts = list[int](), Counter[tuple[bool, bool]]()  # of the longest; by inputs kept, and old enough
+        for principal, parts in groupby(self._queries, key=lambda q: q.principal):
+            life, n, audit, kept = _Life(), 0, False, True
+            for q in parts:
+                audit, kept = audit or q.audit, kept and (q.inputs is not None or not len(q))
+                if len(q) and n < max(self._most, SIZES[-1]):
+                    life.append(q)
+                n += len(q)
+            if not n:
+                continue
+            names = {principal, life[0].party} & self._excluded
+            self._missed -= names
+            if names or audit:
+                self._left_out += 1
+                continue
+            self._unkept += not kept
+            if counts[kept, n >= self._horizon] == _MOST:
+                continue
+            counts[kept, n >= self._horizon] += 1
+            if not kept:
+                self.blind.append([replace(q, inputs=None) for q in life])
+            else:
+                if len(sizes) < _TAUGHT or n > sizes[-1]:
+                    place = bisect(sizes, -n, key=lambda size: -size)
+                    sizes.insert(place, n)
+                    self.longest.insert(place, life)
+                    del sizes[_TAUGHT:], self.longest[_TAUGHT:]
+                yield life
+                if counts[True, True] == _MOST:
+                    self._full = True
+                    return
+        self._full = counts[False, True] == _MOST and not counts[True, True]
+
+    def notes(self, unkept: bool) -> Iterator[str]:
+        """Who was left out. `unkept`: those with inputs were not there, so the others were learnt from."""
+        if self._left_out:
+            yield f"left out: {counted(self._left_out, 'account')} (excluded by name, or the owner's own audits)"
+        if self._missed and not self._full:
+            yield f"excluded, but not in this log: {', '.join(sorted(self._missed)[:10])} (of {len(self._missed)})"
+        if self._unkept and not unkept:
+            yield f"left out: {counted(self._unkept, 'account')} whose inputs were not kept, or only in part"
+        if self._full:
+            yield f"the first {_MOST:,} accounts that asked enough were read; the others were not"
 
 
 # what the leak meter's readings are worth
@@ -164,16 +210,25 @@ def families(
     texts = reference.dtype == object
     x = reference if texts else np.asarray(reference, np.float64).reshape(len(reference), -1)
     found: dict[str, Family] = {"owner's rows": (x, answers)}
-    longest = sorted(accounts, key=lambda a: -sum(map(len, a)))[:6]
-    for i, account in enumerate(longest):
-        whole = Queries.concat(account)
-        if whole.inputs is not None and any(s in whole.answers for s in _CLASSES):
+    for i, account in enumerate(accounts):
+        whole = _alike(account)
+        if whole is not None and whole.inputs is not None:
             rows = whole.inputs if texts else np.asarray(whole.inputs, np.float64).reshape(len(whole), -1)
             found[f"account {i}"] = (rows, whole.answers)
     if ask is not None:
         made = far_texts(x, rng) if texts else far(x, rng)
         found |= {name: (rows, ask(rows)) for name, rows in made.items()}
     return found
+
+
+def _alike(account: Sequence[Queries]) -> Queries | None:
+    """What an account asked and was answered with the same signals, those that it was answered with most."""
+    by_signals: dict[frozenset[Signal], _Life] = {}
+    for q in account:
+        if q.inputs is not None and any(s in q.answers for s in _CLASSES):
+            by_signals.setdefault(frozenset(q.answers.values), []).append(q)
+    most = max(by_signals.values(), key=lambda parts: sum(map(len, parts)), default=None)
+    return None if most is None else Queries.concat(most)
 
 
 def far_texts(x: Array, rng: Generator) -> dict[str, Array]:
@@ -245,9 +300,16 @@ def substitutes(meter: LeakMeter, x: Array, answers: Answers, rng: Generator) ->
     return best
 
 
-def read_excluded(text: str) -> frozenset[str]:
-    """Principals or parties, one a line; `#` starts a remark. Raises UsageError where none is named."""
-    names = frozenset(line.partition("#")[0].strip() for line in text.splitlines()) - {""}
+def read_excluded(text: bytes) -> frozenset[str]:
+    """Principals or parties, one a line; a `#` at its start or after a space starts a remark.
+
+    Raises UsageError where none is named, or the file is not UTF-8.
+    """
+    try:
+        lines = text.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError("the file of excluded accounts is not UTF-8") from None
+    names = frozenset(re.split(r"(?:^|\s)#", line)[0].strip() for line in lines) - {""}
     if not names:
         raise UsageError("the file of excluded accounts names none")
     return names

@@ -25,6 +25,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--longest", is_flag=True, help="The longest horizon that enough accounts have lived through.")
 @click.option("--epochs", type=click.IntRange(1, 8), default=1, show_default=True, help="How often it doubles.")
 @click.option("--no-leak", is_flag=True, help="Train no substitutes; no leak is measured.")
+@click.option(
+    "--rejects", type=click.Path(dir_okay=False, path_type=Path), help="File for a sample of what is malformed."
+)
+@click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where to spill to.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def calibrate(
     manifest: Path,
@@ -37,6 +41,8 @@ def calibrate(
     longest: bool,
     epochs: int,
     no_leak: bool,
+    rejects: Path | None,
+    scratch: Path | None,
     seed: int,
 ) -> None:
     """Learn from LOGS what benign accounts do, and write the calibration that monitor and guard hold others against.
@@ -46,20 +52,20 @@ def calibrate(
     """
     from understudy import calibrating
     from understudy.endpoint import authorise, open_endpoint
-    from understudy.logs import read
+    from understudy.logs import Tally, read
     from understudy.manifest_monitor import MonitorPart
 
     endpoint = open_endpoint(manifest)
     authorise(endpoint.manifest, dt.datetime.now(dt.UTC).date())
-    part = endpoint.manifest.monitor or MonitorPart()
+    part, tally = endpoint.manifest.monitor or MonitorPart(), Tally(rejects)
     learnt = calibrating.learn(
         endpoint.evaluation,
         endpoint.owned(endpoint.evaluation),
-        read(list(logs), endpoint.manifest),
+        read(list(logs), endpoint.manifest, tally, scratch),
         np.random.default_rng(seed),
         made=time.time(),
         model=endpoint.manifest.model.version,
-        excluded=calibrating.read_excluded(exclude.read_text(encoding="utf-8")) if exclude else frozenset(),
+        excluded=calibrating.read_excluded(exclude.read_bytes()) if exclude else frozenset(),
         level=level or part.level,
         confidence=0.95 if sure else None,
         horizon=None if longest else horizon or part.horizon,
@@ -76,6 +82,8 @@ def calibrate(
     partial.replace(path)
     for note in learnt.notes:
         click.echo(note)
+    for line in tally.told():
+        click.echo(line)
     click.echo(f"Calibration: {path}")
     if learnt.refused:
         click.echo(f"understudy: no alarm is supported: {learnt.refused}", err=True)

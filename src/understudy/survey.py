@@ -22,8 +22,10 @@ class Account(Record):
     alarmed_at: int | None = Field(description="how many queries it had asked when the alarm was raised")
     beyond: bool = Field(description="asked more than the calibration's horizon: what came after is not assessed")
     scores: list[Score] = Field(description="the detectors that speak loudest, normalised")
-    repeats: float = Field(description="share of its queries that came before, exactly")
-    out_of_range: float = Field(description="share outside the reference's ranges: data quality, not an accusation")
+    repeats: float | None = Field(description="share of its kept inputs that came before, exactly; null: none was kept")
+    out_of_range: float | None = Field(
+        description="share of its kept inputs outside the reference's ranges: data quality, not an accusation"
+    )
 
 
 class Party(Record):
@@ -44,7 +46,7 @@ class Fault(Record):
 
     principal: str
     out_of_range: float
-    queries: int
+    queries: int = Field(description="whose inputs were kept")
 
 
 class Excess(Record):
@@ -68,7 +70,9 @@ class Drift(Record):
 class Quality(Record):
     """What is a matter of data quality, and accuses nobody."""
 
-    out_of_range: float = Field(description="share of all queries outside the reference's ranges")
+    out_of_range: float | None = Field(
+        description="share of all kept inputs outside the reference's ranges; null: nobody looked at inputs"
+    )
     faults: list[Fault]
     excess: list[Excess] = Field(default_factory=list)
     drift: list[Drift]
@@ -101,6 +105,11 @@ class Survey(Record):
     parties: list[Party] = Field(description="the alarmed, then the least like benign ones, then the busiest")
     unlisted: int = Field(description="parties that are not listed, none of them alarmed")
     quality: Quality
+
+
+def counted(n: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def exit_code(survey: Survey) -> int:

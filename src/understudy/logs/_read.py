@@ -38,13 +38,16 @@ class _Reader(Protocol):
         """Whatever waits is dealt with."""
 
 
-def read(source: Source, manifest: Manifest, tally: Tally | None = None) -> Iterator[Queries]:
+def read(
+    source: Source, manifest: Manifest, tally: Tally | None = None, scratch: Path | None = None
+) -> Iterator[Queries]:
     """Every account's queries, account by account, each in time order.
 
     Raises UsageError or ManifestError where a source or the mapping is wrong; a malformed record goes to `tally`. What
-    is read lies in a folder of its own below the system's temporary folder until the last query was taken.
+    is read lies in a folder of its own below `scratch`, by default the system's temporary folder, until the last query
+    was taken.
     """
-    with tempfile.TemporaryDirectory(prefix="understudy-logs-") as folder:
+    with tempfile.TemporaryDirectory(prefix="understudy-logs-", dir=scratch) as folder:
         for part in partition(source, manifest, Path(folder), tally):
             yield from part.queries()
 

@@ -75,7 +75,7 @@ def csv_records(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally) -> 
         if head is None:
             head = [cell.strip() for cell in cells]
         elif len(cells) != len(head):
-            tally.reject(name, number, f"a line of {len(cells)} cells under a head of {len(head)}")
+            tally.reject(name, number, f"a line of more or fewer cells than the head, which has {len(head)}")
         else:
             yield number, {key: cell or None for key, cell in zip(head, cells, strict=True)}
 

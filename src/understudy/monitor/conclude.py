@@ -19,7 +19,7 @@ from understudy.manifest import Manifest
 from understudy.manifest_monitor import MonitorPart
 from understudy.monitor.follow import Seen
 from understudy.records import Range
-from understudy.survey import Account, Drift, Excess, Fault, Party, Quality, Survey
+from understudy.survey import Account, Drift, Excess, Fault, Party, Quality, Survey, counted
 from understudy.types import Estimate
 from understudy.watch import Calibration
 from understudy.watch.drift import drifted
@@ -174,11 +174,14 @@ def _gaps(
         gaps.append(f"the calibration is {days:.0f} days old: what benign accounts do may have changed")
     blind = len(accounts) - len(assessed)
     if blind:
-        gaps.append(f"no inputs were kept of {_counted(blind, 'account')}: not assessed")
+        gaps.append(f"no inputs were kept of {counted(blind, 'account')}: not assessed")
+    partly = sum(0 < a.unseen < 1 for a in accounts)
+    if partly:
+        gaps.append(f"inputs were kept only in part of {counted(partly, 'account')}: the rest is not assessed")
     beyond = sum(a.standing.beyond for a in assessed)
     if beyond:
         gaps.append(
-            f"{_counted(beyond, 'account')} asked more than the calibration's horizon of {calibration.horizon:,} "
+            f"{counted(beyond, 'account')} asked more than the calibration's horizon of {calibration.horizon:,} "
             "queries: what came after is not assessed"
         )
     if calibration.scorer.blind:
@@ -193,10 +196,6 @@ def _gaps(
         name, over, total = worst
         gaps.append(f"in calibration, the segment accused most was {name!r}: {over} of {total} benign accounts")
     return gaps
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _note(calibration: Calibration, segment: str | None) -> CalibrationNote:
@@ -239,8 +238,8 @@ def _account(seen: Seen) -> Account:
         alarmed_at=s.alarmed_at,
         beyond=s.beyond,
         scores=_scores(seen),
-        repeats=s.quality["repeats"],
-        out_of_range=s.quality["out_of_range"],
+        repeats=s.quality.get("repeats"),
+        out_of_range=s.quality.get("out_of_range"),
     )
 
 
@@ -258,12 +257,12 @@ def _range(estimate: Estimate) -> Range:
 def _quality(
     manifest: Manifest, calibration: Calibration, accounts: Sequence[Seen], assessed: Sequence[Seen], tally: Tally
 ) -> Quality:
-    outside = [(a.standing.quality["out_of_range"], a.standing) for a in accounts]
-    faults = sorted((-share * s.n, s.principal, share, s.n) for share, s in outside if share > _FAULTY)[:_FAULTS]
-    total = sum(a.standing.n for a in accounts)
+    looked = [(a.standing.quality["out_of_range"], a.standing) for a in accounts if a.standing.looked]
+    faults = sorted((-share * s.looked, s.principal, share, s.looked) for share, s in looked if share > _FAULTY)
+    total = sum(s.looked for _, s in looked)
     return Quality(
-        out_of_range=sum(share * s.n for share, s in outside) / max(total, 1),
-        faults=[Fault(principal=name, out_of_range=share, queries=n) for _, name, share, n in faults],
+        out_of_range=sum(share * s.looked for share, s in looked) / total if total else None,
+        faults=[Fault(principal=name, out_of_range=share, queries=n) for _, name, share, n in faults[:_FAULTS]],
         excess=_excess(manifest.monitor or MonitorPart(), accounts),
         drift=[
             Drift(detector=d.detector, share=d.share.value, low=d.share.low, high=d.share.high, accounts=d.share.n)
@@ -303,7 +302,7 @@ def _alert(
         tier=None,
         exposure=" + ".join(seen.signals) or None,
         volumes=Volumes(queries=s.n, party_queries=group.queries, since=moment(s.since), until=moment(s.until)),
-        inputs=_statistics(seen, calibration.scorer.blind),
+        inputs=_statistics(seen),
         detectors=scores,
         p_value=s.p_value,
         alarmed_at=s.alarmed_at,
@@ -313,16 +312,16 @@ def _alert(
     )
 
 
-def _statistics(seen: Seen, blind: bool) -> InputStatistics:
-    """What the inputs add up to; `blind`: nobody looked at them."""
-    if blind or seen.unseen >= 1:
-        return InputStatistics(kept="none")
+def _statistics(seen: Seen) -> InputStatistics:
+    """What the inputs add up to that were looked at."""
     s = seen.standing
+    if not s.looked:
+        return InputStatistics(kept="none")
     return InputStatistics(
-        kept="whole",
-        seen=round(s.n * (1 - seen.unseen)),
-        repeats=s.quality["repeats"],
-        out_of_range=s.quality["out_of_range"],
+        kept="whole" if s.looked == s.n else "partly",
+        seen=s.looked,
+        repeats=s.quality.get("repeats"),
+        out_of_range=s.quality.get("out_of_range"),
         mean=None if seen.mean is None else seen.mean[:64].tolist(),
         spread=None if seen.spread is None else seen.spread[:64].tolist(),
     )

@@ -46,11 +46,21 @@ def state(party: Party) -> str:
     return f"at query {first:,}" if party.size == 1 else f"{party.alarmed} of {party.size}, first at query {first:,}"
 
 
-def share(value: float) -> str:
-    """A share as a percentage that is never rounded to all or nothing."""
+def share(value: float | None) -> str:
+    """A share as a percentage that is never rounded to all or nothing; a dash where it is not known."""
+    if value is None:
+        return "-"
     if value in (0, 1):
         return f"{100 * value:.0f} %"
     return f"{100 * min(max(value, 0.001), 0.999):.1f} %"
+
+
+def ranges(survey: Survey) -> str:
+    """How many inputs leave the reference's ranges, or that nobody can know."""
+    outside = survey.quality.out_of_range
+    if outside is None:
+        return "whether queries leave the reference's ranges is not known: nobody looked at inputs"
+    return f"{share(outside)} of the queries leave the ranges of the reference data"
 
 
 def basis(survey: Survey) -> str:

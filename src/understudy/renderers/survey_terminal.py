@@ -8,7 +8,7 @@ from rich.text import Text
 
 from understudy.renderers import _survey_words as words
 from understudy.renderers.terminal import box
-from understudy.survey import Survey
+from understudy.survey import Survey, counted
 
 
 def render(survey: Survey, console: Console) -> None:
@@ -38,7 +38,7 @@ def render(survey: Survey, console: Console) -> None:
         _line(console, f"- {gap}")
     quality = survey.quality
     _line(console, "Data quality (accuses nobody):", "bold")
-    _line(console, f"- {words.share(quality.out_of_range)} of queries leave the reference's ranges")
+    _line(console, f"- {words.ranges(survey)}")
     for fault in quality.faults[:5]:
         _line(
             console, f"- {_plain(fault.principal)}: {words.share(fault.out_of_range)} of {fault.queries:,} queries do"
@@ -54,7 +54,7 @@ def render(survey: Survey, console: Console) -> None:
         )
     for title, counts in (("rejected", quality.rejected), ("left out", quality.aside)):
         for reason, count in counts.items():
-            _line(console, f"- {count:,} records {title}: {reason}")
+            _line(console, f"- {counted(count, 'record')} {title}: {reason}")
 
 
 def _plain(text: str) -> str:

@@ -61,8 +61,8 @@ def calibrate(
     `horizon`: queries of an account over which the level is spent; only accounts that lived so long are ranked. None:
     the longest for which enough accounts did. `epochs`: the horizon doubles that often, each on a share of the level of
     its own. `simulated`: made-up accounts that set the scales, so that every real one is ranked. `also`: detectors that
-    bet beside the form's alarm set; `blind`: instead of it, as nobody's inputs are kept. Accounts of the owner's audits
-    are left out.
+    bet beside the form's alarm set; `blind`: instead of it, as nobody's inputs are kept, beside the margin. Accounts of
+    the owner's audits are left out.
 
     A declared segment with enough accounts is a cohort by itself, the rest are one together, and an account is ranked
     in its own (Vovk, Gammerman and Shafer 2005, section 4.5): the level holds in each, as long as the owner says who is
@@ -73,6 +73,8 @@ def calibrate(
     form = form_of(reference, rng)
     names = tuple(dict.fromkeys((*(BLIND_SET if blind else ALARM_SETS[form.kind]), *also)))  # each bets once
     scorer = Scorer(form, names, _fitted(names, view_of(form, reference, reference_answers), rng))
+    if blind and not scorer.blind:
+        raise UsageError(f"no inputs are kept, and detectors that read them are asked for: {', '.join(scorer.reading)}")
     longest = horizon and horizon * 2 ** (epochs - 1)
     real = [a for account in accounts if (a := _scored(scorer, account, longest))]
     made_up = [a for account in simulated if (a := _scored(scorer, account, longest))]
@@ -141,12 +143,19 @@ def _scored(scorer: Scorer, account: Sequence[Queries], longest: int | None) -> 
     parts = [q for q in account if not q.audit and len(q)]
     if not parts:
         return None
-    whole = Queries.concat(parts)
-    whole = whole if longest is None else whole.take(slice(0, longest))
     ring, clock = (np.zeros((0, form.columns), np.float32) for form in (scorer.form, CLOCK))
-    scored = scorer.scores(ring, clock, whole, None)
-    began = float(whole.at[0])
-    return _Account(whole.principal, whole.segment, scored.scores.astype(np.float32), scored.labels, began)
+    scores, classes, left = list[Floats](), list[Array](), longest
+    for part in parts:  # one by one: what is answered may change during a life
+        some = part.take(slice(0, left))
+        scored = scorer.scores(ring, clock, some, None)
+        ring, clock = scored.ring, scored.clock
+        scores.append(scored.scores.astype(np.float32))
+        classes.append(scored.labels)
+        left = None if left is None else left - len(some)
+        if left == 0:
+            break
+    first = parts[0]
+    return _Account(first.principal, first.segment, np.concatenate(scores), np.concatenate(classes), float(first.at[0]))
 
 
 def _longest(lives: list[int], wanted: int) -> int:

@@ -74,7 +74,13 @@ class Scorer:
     @property
     def blind(self) -> bool:
         """Whether it was made for accounts whose inputs are not kept: no score looks at what was asked."""
-        return set(self.names) <= {*BLIND_SET, *ALARM_SETS["traffic"]}
+        return not self.reading
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """Which scores look at what was asked."""
+        pairs = zip(self.names, self.detectors, strict=True)
+        return tuple(name for name, one in pairs if name not in BLIND_SET and CLOCK.kind not in one.forms)
 
     def features(self, batch: Sequence[Queries]) -> Floats:
         """(queries of all, s) scores that need no own earlier queries; NaN where one does, or inputs were not kept.

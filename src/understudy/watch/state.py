@@ -29,7 +29,9 @@ class Standing:
     ever look so unusual within the horizon (a rank: 1 / (accounts + 1) at the least); `alarmed_at`: how many queries it
     had asked when it crossed the threshold; `z`: largest normalised score so far; `scores`: (detector, normalised
     value) now, largest first; `leak`: what it could have learned; `beyond`: older than the calibrated horizon, so that
-    its later queries are not assessed; `quality`: shares that are a matter of data quality, not of accusation.
+    its later queries are not assessed; `looked`: queries whose inputs were there and were looked at; `quality`: shares
+    that are a matter of data quality, not of accusation: `unseen` of all queries, the others of those `looked` at, and
+    absent where nobody looked.
     """
 
     principal: str
@@ -45,6 +47,7 @@ class Standing:
     segment: str | None
     accounts: int
     beyond: bool
+    looked: int
     quality: Mapping[str, float]
 
 

@@ -145,6 +145,10 @@ class Watch:
             now = cohort.normaliser.each(state.peak, state.age)
         order = np.argsort(-now, kind="stable")
         leak = leak and state.sketch is not None and state.sketch.n > 0
+        unseen = state.counts.get("unseen", 0)
+        looked = 0 if c.scorer.blind else state.n - unseen
+        seen = {name: count / looked for name, count in state.counts.items() if looked and name != "unseen"}
+        quality = {"unseen": unseen / n, **seen}
         return Standing(
             *(state.principal, state.party, state.n, state.since, state.until),
             p_value=self.p_value(state),
@@ -155,7 +159,8 @@ class Watch:
             segment=state.segment,
             accounts=cohort.ranking.accounts,
             beyond=state.age > cohort.ranking.ends[-1],
-            quality={name: count / n for name, count in state.counts.items()},
+            looked=looked,
+            quality=quality,
         )
 
     def rebaseline(self, state: State, by: str, at: float) -> State:
