@@ -429,5 +429,5 @@ def test_what_is_wrong_with_a_source_or_a_mapping_is_said(tmp_path: Path) -> Non
     write_lines(tmp_path / "a.jsonl", Traffic().records())
     with pytest.raises(UsageError, match="none of 60 records can be used; 60 of them: no principal where"):
         list(logs.read(tmp_path / "a.jsonl", manifest({**MAPPED, "principal": "user.name"})))
-    with pytest.raises(ManifestError, match=r"monitor\.logs\.principal: 'user\[' is neither"):
+    with pytest.raises(UsageError, match=r"there is no column 'user\[', and it is no JMESPath expression"):
         list(logs.read(tmp_path / "a.jsonl", manifest({**MAPPED, "principal": "user["})))

@@ -26,6 +26,8 @@ from understudy.watch import Queries
 
 SECRET = "4111111111111111"
 SIMPLE = {"answers": {"label": "y", "probabilities": "p"}}
+NOBODY = "no principal at principal: name its place in monitor.logs.principal"
+NEVER = "no time at at: name its place in monitor.logs.time"
 GOOD: dict[str, Any] = {"principal": "a", "at": START, "inputs": [1, 2, 3], "y": 0}
 
 
@@ -42,11 +44,11 @@ def test_each_malformed_line_is_told_with_its_number_and_reason_and_nothing_of_i
         (b"not json " + SECRET.encode(), "the line is not JSON (NaN and Infinity are none)"),
         (b'{"principal": "' + SECRET.encode(), "the line is not JSON (NaN and Infinity are none)"),
         (b'"' + SECRET.encode() + b'"', "the line holds no record"),
-        (orjson.dumps({**GOOD, "principal": None}), "no principal where monitor.logs.principal says"),
-        (orjson.dumps({**GOOD, "principal": {"name": SECRET}}), "no principal where monitor.logs.principal says"),
-        (orjson.dumps({**GOOD, "principal": "  "}), "no principal where monitor.logs.principal says"),
-        (orjson.dumps({**GOOD, "at": SECRET + "x"}), "no time where monitor.logs.time says"),
-        (orjson.dumps({**GOOD, "at": True}), "no time where monitor.logs.time says"),
+        (orjson.dumps({**GOOD, "principal": None}), NOBODY),
+        (orjson.dumps({**GOOD, "principal": {"name": SECRET}}), NOBODY),
+        (orjson.dumps({**GOOD, "principal": "  "}), NOBODY),
+        (orjson.dumps({**GOOD, "at": SECRET + "x"}), NEVER),
+        (orjson.dumps({**GOOD, "at": True}), NEVER),
         (orjson.dumps({**GOOD, "inputs": [1, 2]}), "the inputs are not 3 numbers"),
         (orjson.dumps({**GOOD, "inputs": [1, 2, SECRET]}), "the inputs are not 3 numbers"),
         (orjson.dumps({**GOOD, "inputs": SECRET[:3]}), "the inputs are not 3 numbers"),

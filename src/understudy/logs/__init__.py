@@ -7,10 +7,11 @@ Nothing is held that grows with the log: rows go to disk by a hash of the princi
 malformed record is counted and set aside with its file, its line and the reason, never with anything it says.
 """
 
+from understudy.logs._files import shown
 from understudy.logs._history import contexts
 from understudy.logs._layout import Layout, Who
 from understudy.logs._read import Source, partition, read
 from understudy.logs._spill import Part
 from understudy.logs._tally import Tally
 
-__all__ = ["Layout", "Part", "Source", "Tally", "Who", "contexts", "partition", "read"]
+__all__ = ["Layout", "Part", "Source", "Tally", "Who", "contexts", "partition", "read", "shown"]

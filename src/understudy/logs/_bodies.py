@@ -6,6 +6,7 @@ import base64
 import binascii
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from understudy.types import Answers, Array, Exposure
 from understudy.wire import Codec, Message, RequestError
 from understudy.wire._json import rows as json_rows
 
-ROOM = 20_000  # events that wait in memory for their other half
+ROOM, SIZE = 20_000, 2**26  # events, and bytes of them, that wait in memory for their other half
 REQUEST, RESPONSE = "org.kubeflow.serving.inference.request", "org.kubeflow.serving.inference.response"
 
 
@@ -100,7 +101,8 @@ def _long(raw: Mapping[str, Any], n: int) -> bool:
 def _csv(body: bytes) -> list[list[float]]:
     """Rows of numbers. Raises RequestError."""
     try:
-        return [[float(cell) for cell in line.split(",")] for line in body.decode().splitlines() if line.strip()]
+        lines = [line.split(",") for line in body.decode().splitlines() if line.strip()]
+        return [[float(cell) if cell.strip() else math.nan for cell in line] for line in lines]
     except ValueError:
         raise RequestError(400, "the body is no CSV of numbers") from None
 
@@ -151,7 +153,7 @@ class KServe:
 
     def __init__(self, bodies: Bodies, places: Places, folder: Path) -> None:
         self._bodies, self._places = bodies, places
-        self._join, self._recent = Join(folder, ROOM), Recent()
+        self._join, self._recent = Join(folder, ROOM, SIZE), Recent()
 
     def add(self, file: str, line: int, record: dict[str, Any]) -> None:
         """One event. Raises Bad."""
@@ -162,7 +164,10 @@ class KServe:
             raise Bad("the event has no id")
         if self._recent.again((kind == REQUEST, key)):
             raise Aside(AGAIN)
-        pair = self._join.add(str(key), Half(kind == REQUEST, file, line, record))
+        try:
+            pair = self._join.add(str(key), Half(kind == REQUEST, file, line, record))
+        except TypeError:
+            raise Bad("the event is nested too deeply") from None
         if pair is not None:
             self._take(*pair)
 
@@ -208,4 +213,7 @@ def _event_body(event: Mapping[str, Any]) -> Message:
     data = event.get("data")
     if data is None:
         raise Bad("the event has no data")
-    return Message(data.encode() if isinstance(data, str) else orjson.dumps(data), {"content-type": content})
+    try:
+        return Message(data.encode() if isinstance(data, str) else orjson.dumps(data), {"content-type": content})
+    except TypeError:
+        raise Bad("the event is nested too deeply") from None

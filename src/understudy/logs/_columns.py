@@ -10,12 +10,10 @@ import numpy as np
 from understudy import texts
 from understudy.errors import MissingExtra
 from understudy.logs._places import Aside, Bad, Places
-from understudy.logs._rows import Rows
+from understudy.logs._rows import EARLIEST, LATEST, Rows
 from understudy.logs._spill import Spill
 from understudy.logs._tally import Tally
 from understudy.types import Array, Floats, Signal
-
-BATCH, TEXTS = 16_384, 2048  # records at once; of texts, which have no fixed size
 
 
 def opened(stream: IO[bytes], name: str, tally: Tally) -> Any:
@@ -33,7 +31,7 @@ def opened(stream: IO[bytes], name: str, tally: Tally) -> Any:
 
 
 def batches(
-    file: Any, name: str, tally: Tally, columns: list[str] | None = None, size: int = BATCH
+    file: Any, name: str, tally: Tally, size: int, columns: list[str] | None = None
 ) -> Iterator[tuple[int, Any]]:
     """(records before it, record batch). Of a damaged row group the rest is rejected as one; the next is read."""
     import pyarrow as pa
@@ -50,10 +48,21 @@ def batches(
         before += file.metadata.row_group(group).num_rows
 
 
-def records(file: Any, name: str, tally: Tally, size: int = BATCH) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, record)."""
-    for before, batch in batches(file, name, tally, size=size):
-        yield from enumerate(batch.to_pylist(), before + 1)
+def records(file: Any, name: str, tally: Tally, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, record). One with a value that Python has no word for is rejected."""
+    for before, batch in batches(file, name, tally, size):
+        try:
+            yield from enumerate(batch.to_pylist(), before + 1)
+            continue
+        except (ValueError, OverflowError):
+            pass
+        for i in range(len(batch)):
+            try:
+                (record,) = batch.slice(i, 1).to_pylist()
+            except (ValueError, OverflowError):
+                tally.reject(name, before + i + 1, "a text that is not UTF-8, or a date beyond the year 9999")
+                continue
+            yield before + i + 1, record
 
 
 class Columns:
@@ -115,7 +124,7 @@ class Columns:
     def read(self, name: str, tally: Tally) -> None:
         """Spill everything."""
         self._rows.file = name
-        for before, batch in batches(self._file, name, tally, self._wanted, TEXTS if self._text else BATCH):
+        for before, batch in batches(self._file, name, tally, self._spill.layout.some, self._wanted):
             self._batch(batch, before)
 
     def _batch(self, batch: Any, before: int) -> None:
@@ -137,7 +146,11 @@ class Columns:
         layout, place = self._spill.layout, self._places.inputs_at
         if self._text and isinstance(place, str):
             column = batch.column(place)
-            return column.is_valid().to_numpy(zero_copy_only=False), texts.array(column.to_pylist())
+            there, found = column.is_valid().to_numpy(zero_copy_only=False), _values(column)
+            for row in np.flatnonzero(there).tolist():
+                if found[row] is None:
+                    wrong.setdefault(row, "an input is not UTF-8")
+            return there, texts.array(found)
         there, table = self._table(batch, place, layout.width, wrong, f"the inputs are not {layout.inputs}")
         if self._text:
             return there, texts.array([None] * len(batch))
@@ -155,7 +168,7 @@ class Columns:
         for path in self._who.values():
             column = batch.column(path).dictionary_encode()
             index = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
-            names.append([*column.dictionary.to_pylist(), None])
+            names.append([*_values(column.dictionary), None])
             mixed = mixed * len(names[-1]) + index
         kinds, back = np.unique(mixed, return_inverse=True)
         found = np.zeros((len(kinds), 2), np.int32)
@@ -181,8 +194,8 @@ class Columns:
             size = np.abs(made)
             for bound, unit in ((1e11, 1e3), (1e14, 1e3), (1e17, 1e3)):  # milli-, micro-, nanoseconds
                 made = np.where(size > bound, made / unit, made)
-        for row in np.flatnonzero(~np.isfinite(made)).tolist():
-            wrong.setdefault(row, "no time where monitor.logs.time says")
+        for row in np.flatnonzero(~((made >= EARLIEST) & (made <= LATEST))).tolist():
+            wrong.setdefault(row, self._places.never)
         return made
 
     def _table(
@@ -212,6 +225,21 @@ class Columns:
         made = np.zeros((n, width))
         made[fits] = _floats(column.filter(self._pa.array(fits)).flatten()).reshape(-1, width)
         return there, made
+
+
+def _values(column: Any) -> list[Any]:
+    """As Python objects; None where a text is not UTF-8."""
+    try:
+        return list(column.to_pylist())
+    except ValueError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except ValueError:
+        return None
 
 
 def _floats(column: Any) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from understudy import texts
+from understudy.errors import UnderstudyError
 from understudy.history import History, Kept
 from understudy.logs._columns import records
 from understudy.logs._layout import Layout, Who
@@ -19,6 +20,7 @@ from understudy.logs._spill import Spill
 from understudy.logs._tally import Tally
 from understudy.types import Answers, Array, Signal
 
+_EXPORTED = {"erased", "principal", "audit", "party", "at", "rows", "inputs", "margin"}
 _GROUP = 512  # exported exchanges as Python objects at once
 ERASED = "erased"
 _SHAPE = "inputs or answers have another shape than the endpoint's"
@@ -49,8 +51,15 @@ class Own:
 
     def exported(self, parquet: Any, file: str) -> None:
         """Every exchange of a Parquet export."""
+        lacking = sorted(_EXPORTED - set(parquet.schema_arrow.names))
+        if lacking:
+            self._tally.reject(file, 0, f"the file is no whole export: it lacks {', '.join(lacking)}")
+            return
         for number, record in records(parquet, file, self._tally, _GROUP):
-            self._exported(file, number, record)
+            try:
+                self._exported(file, number, record)
+            except (ValueError, TypeError, UnderstudyError):
+                self._tally.reject(file, number, _SHAPE)
 
     def _exported(self, file: str, number: int, record: Mapping[str, Any]) -> None:
         found = answers_of(record, self._spill.layout)
@@ -69,7 +78,8 @@ class Own:
             party = record["party"] or record["principal"]
             who = Who(record["principal"], party, self._segment(record["principal"], party))
             at = seconds(record["at"])
-            assert at is not None  # the export's schema says so
+            if at is None:
+                raise ValueError
             self._add(file, number, who, at, record["rows"], x, found, m)
 
     def _add(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from zlib import crc32
+
+import orjson
 
 _PARTS = 64
 
@@ -39,55 +40,76 @@ class Recent:
 
 
 class Join:
-    """Holds `room` halves in memory; when more wait, all of them go to files below `folder`, by id."""
+    """Holds `room` halves in memory, of `size` bytes; when more wait, all go to files below `folder`, by id."""
 
-    def __init__(self, folder: Path, room: int) -> None:
-        self._folder, self._room = folder, room
-        self._waiting: dict[str, Half] = {}
+    def __init__(self, folder: Path, room: int, size: int) -> None:
+        self._folder, self._room, self._size = folder, room, size
+        self._waiting: dict[str, tuple[bool, bytes]] = {}  # whether it is the request, and the half as it is written
+        self._held = 0
         self._spilled = False
 
     def add(self, key: str, half: Half) -> tuple[Half, Half] | None:
-        """(request, response) once both are there. A half that comes twice stays out: the first one counts."""
+        """(request, response) once both are there. A half that comes twice stays out: the first one counts.
+
+        Raises TypeError where an event is nested too deeply to be written.
+        """
         other = self._waiting.get(key)
         if other is None:
-            self._waiting[key] = half
-            if len(self._waiting) > self._room:
+            line = orjson.dumps([key, *half], default=str, option=orjson.OPT_APPEND_NEWLINE)
+            self._waiting[key] = half.request, line
+            self._held += len(line)
+            if len(self._waiting) > self._room or self._held > self._size:
                 self._spill()
             return None
-        if other.request == half.request:
+        request, line = other
+        if request == half.request:
             return None
         del self._waiting[key]
-        return (half, other) if half.request else (other, half)
+        self._held -= len(line)
+        return _pair(half, _read(line))
 
     def rest(self) -> Iterator[tuple[Half, Half] | Half]:
         """Pairs whose halves came far apart, and the halves that stayed alone. Nothing can be added after."""
         if not self._spilled:
-            yield from self._waiting.values()
+            yield from (_read(line) for _, line in self._waiting.values())
             return
         self._spill()
         for path in sorted(self._folder.iterdir()):
-            alone: dict[str, Half] = {}
-            with path.open(encoding="utf-8") as file:
+            alone: dict[str, tuple[bool, int]] = {}  # whether it is the request, and where in the file it lies
+            with path.open("rb") as file, path.open("rb") as again:
+                end = 0
                 for line in file:
-                    key, *half = json.loads(line)
-                    one, other = Half(*half), alone.pop(key, None)
+                    here, end = end, end + len(line)
+                    key, half = orjson.loads(line)[0], _read(line)
+                    other = alone.get(key)
                     if other is None:
-                        alone[key] = one
-                    elif other.request == one.request:
-                        alone[key] = other
-                    else:
-                        yield (one, other) if one.request else (other, one)
-            yield from alone.values()
+                        alone[key] = half.request, here
+                    elif other[0] != half.request:
+                        del alone[key]
+                        yield _pair(half, _at(again, other[1]))
+                yield from (_at(again, place) for _, place in alone.values())
             path.unlink()
 
     def _spill(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        parts: dict[int, list[str]] = {}
-        for key, half in self._waiting.items():
-            part = crc32(key.encode("utf-8", "surrogatepass")) % _PARTS
-            parts.setdefault(part, []).append(json.dumps([key, *half]) + "\n")
-        for part, text in parts.items():
+        parts: dict[int, list[bytes]] = {}
+        for key, (_, line) in self._waiting.items():
+            parts.setdefault(crc32(key.encode()) % _PARTS, []).append(line)
+        for part, lines in parts.items():
             handle = os.open(self._folder / f"{part:02d}", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            with open(handle, "a", encoding="utf-8") as file:
-                file.writelines(text)
-        self._waiting, self._spilled = {}, True
+            with open(handle, "ab") as file:
+                file.writelines(lines)
+        self._waiting, self._held, self._spilled = {}, 0, True
+
+
+def _read(line: bytes) -> Half:
+    return Half(*orjson.loads(line)[1:])
+
+
+def _at(file: IO[bytes], place: int) -> Half:
+    file.seek(place)
+    return _read(file.readline())
+
+
+def _pair(half: Half, other: Half) -> tuple[Half, Half]:
+    return (half, other) if half.request else (other, half)

@@ -19,6 +19,7 @@ from understudy.targets.callable import checked
 from understudy.types import EXPLANATIONS, Answers, Array, Bools, Exposure, Floats, Grain, Signal, Text
 from understudy.watch import Queries
 
+_SOME, _NUMBERS = 16_384, 2**21  # records, and numbers of their inputs, that are held at once
 INPUTS, MARGIN, FIRST = 1, 2, 4  # bits of a record's `kind`: what it holds; FIRST is the first signal's
 
 
@@ -65,6 +66,11 @@ class Layout:
     def inputs(self) -> str:
         """What an input is to be, for complaints."""
         return f"{self.width} numbers" if self.text is None else "a text"
+
+    @cached_property
+    def some(self) -> int:
+        """How many records are held at once, as Python objects too."""
+        return 2048 if self.text is not None else max(1, min(_SOME, _NUMBERS // max(self.width, 1)))
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:

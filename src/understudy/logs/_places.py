@@ -10,7 +10,6 @@ import jmespath
 import orjson
 from jmespath.exceptions import JMESPathError
 
-from understudy.errors import ManifestError
 from understudy.logs._layout import Who
 from understudy.logs._rows import AUDIT, name, seconds
 from understudy.manifest_logs import LogsPart
@@ -72,20 +71,21 @@ class Places:
             return found
 
         self.paths = {f: place(f) for f in ("principal", "party", "time", "segment", "id", "margin")}
-        self._get = {f: getter(path, f) for f, path in self.paths.items() if path}
+        self._get = {f: getter(path) for f, path in self.paths.items() if path}
+        self.nobody, self.never = (_lacking(f, getattr(part, f), self.paths[f]) for f in ("principal", "time"))
         self.inputs_at = part.inputs or ("messages" if texts and kind == "litellm" else own.inputs)
         self.answers_at = part.answers or own.answers
-        self.inputs = values(self.inputs_at, "inputs", text and not texts) if self.inputs_at else _nothing
+        self.inputs = values(self.inputs_at, text and not texts) if self.inputs_at else _nothing
         if texts:
             found = self.inputs
             self.inputs = lambda record: said(found(record))
-        self.answers = {s: values(path, f"answers.{s.value}", text) for s, path in self.answers_at.items()}
+        self.answers = {s: values(path, text) for s, path in self.answers_at.items()}
 
     def who(self, record: Record) -> Who:
         """Whose record it is. Raises Bad, or Aside where it is the owner's."""
         principal = name(self._get["principal"](record))
         if principal is None:
-            raise Bad("no principal where monitor.logs.principal says")
+            raise Bad(self.nobody)
         if principal in self._audits:
             raise Aside(AUDIT)
         party = name(self._get["party"](record)) if "party" in self._get else None
@@ -96,7 +96,7 @@ class Places:
         """When. Raises Bad."""
         found = seconds(self._get["time"](record))
         if found is None:
-            raise Bad("no time where monitor.logs.time says")
+            raise Bad(self.never)
         return found
 
     def id(self, record: Record) -> Any:
@@ -109,8 +109,17 @@ class Places:
         return self._get["margin"](record) if "margin" in self._get else None
 
 
-def getter(path: str, field: str) -> Get:
-    """What looks up a place. Raises ManifestError where an expression is none."""
+def _lacking(field: str, named: str | None, place: str | None) -> str:
+    """Why a record cannot be used that has nothing at a place, the manifest's or the format's own."""
+    if named is not None and _expression(named) is None and not _PLAIN.fullmatch(named):
+        return f"no {field}: there is no column {named!r}, and it is no JMESPath expression"
+    if named is not None:
+        return f"no {field} where monitor.logs.{field} says"
+    return f"no {field} at {place}: name its place in monitor.logs.{field}"
+
+
+def getter(path: str) -> Get:
+    """What looks up a place: a column of that name, else what the path or the expression finds."""
     if _PLAIN.fullmatch(path):
         steps = path.split(".")
         if len(steps) == 1:
@@ -125,14 +134,13 @@ def getter(path: str, field: str) -> Get:
             return found
 
         return walk
-    try:
-        expression = jmespath.compile(path)
-    except JMESPathError:
-        raise ManifestError(
-            f"monitor.logs.{field}: {path!r} is neither a column, a dotted path nor a JMESPath expression"
-        ) from None
+    expression = _expression(path)
+    if expression is None:
+        return lambda record: record.get(path)  # "od280/od315", "mean radius (cm)"
 
     def search(record: Record) -> Any:
+        if path in record:
+            return record[path]
         try:
             return expression.search(record)
         except JMESPathError:  # a function met a value of another type
@@ -141,12 +149,20 @@ def getter(path: str, field: str) -> Get:
     return search
 
 
-def values(place: str | list[str], field: str, text: bool) -> Get:
+def _expression(path: str) -> Any:
+    """The JMESPath expression; None where it is none."""
+    try:
+        return jmespath.compile(path)
+    except JMESPathError:
+        return None
+
+
+def values(place: str | list[str], text: bool) -> Get:
     """What looks up a list of numbers: at one place (JSON text where everything is text), or a column for each."""
     if isinstance(place, str):
-        get = getter(place, field)
+        get = getter(place)
         return (lambda record: _json(get(record))) if text else get
-    columns = [getter(path, field) for path in place]
+    columns = [getter(path) for path in place]
     if all(_PLAIN.fullmatch(path) and "." not in path for path in place):
 
         def pick(record: Record) -> Any:

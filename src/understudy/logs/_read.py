@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from understudy.logs._bodies import Bodies, KServe, SageMaker
 from understudy.logs._history import Own, is_export
 from understudy.logs._layout import Layout, body_exposure
 from understudy.logs._places import Aside, Bad, Places, Segment, format_of
-from understudy.logs._rows import Rows
+from understudy.logs._rows import UNANSWERED, Rows
 from understudy.logs._spill import Part, Spill
 from understudy.logs._table import Table
 from understudy.logs._tally import Tally
@@ -80,6 +81,7 @@ class _Feed:
         self._segment: Segment = monitor.segment if monitor else _none
         self._encode = registry.load_object(self._part.encode) if self._part.encode else None
         self._readers: dict[tuple[str, bool], _Reader] = {}
+        self._tables: list[Rows] = []
 
     def history(self, folder: Path) -> None:
         """Read the gateway's own record."""
@@ -87,10 +89,12 @@ class _Feed:
 
     def file(self, file: _files.File) -> None:
         """Read one file."""
+        if file.kind == ".parquet":
+            with file.seekable(self._folder, self._tally) as whole:
+                if whole is not None:
+                    self._parquet(file.name, whole)
+            return
         with file.open() as stream:
-            if file.kind == ".parquet":
-                self._parquet(file.name, stream)
-                return
             text, space = file.kind == ".csv", self._spill.layout.text
             lines = _files.lines(stream, file.name, self._tally, blank=text and space is not None)
             found: Iterable[tuple[int, dict[str, Any]]]
@@ -108,25 +112,33 @@ class _Feed:
             reader.close()
         self._tally.close()
         parts = self._spill.parts()
-        if not parts and self._tally.rejected:
-            reason, count = self._tally.rejected.most_common(1)[0]
-            total = self._tally.rejected.total()
-            raise UsageError(f"none of {total:,} records can be used; {count:,} of them: {reason}")
+        useless = self._tally.rejected + Counter({UNANSWERED: self._tally.aside[UNANSWERED]})
+        if not self._spill.rows and useless:
+            reason, count = useless.most_common(1)[0]
+            hint = ": is monitor.logs.answers right?" if reason == UNANSWERED else ""
+            raise UsageError(f"none of {useless.total():,} records can be used; {count:,} of them: {reason}{hint}")
+        tables = self._tables
+        if self._part.inputs is not None and tables and self._spill.rows and not any(rows.kept for rows in tables):
+            raise UsageError(
+                f"no record has anything where monitor.logs.inputs says ({self._part.inputs}); leave it out where "
+                "inputs are not kept"
+            )
         return parts
 
     def _all(self, name: str, records: Iterable[tuple[int, dict[str, Any]]], text: bool) -> None:
-        reader: _Reader | None = None
+        met: set[str] = set()
         for line, record in records:
-            if reader is None:
-                reader = self._reader(self._part.format or format_of(record), text)
+            kind = self._part.format or format_of(record)
+            met.add(kind)
             try:
-                reader.add(name, line, record)
+                self._reader(kind, text).add(name, line, record)
             except Bad as why:
                 self._tally.reject(name, line, str(why))
             except Aside as why:
                 self._tally.aside[str(why)] += 1
-        if isinstance(reader, Table):
-            reader.close()  # rejects name the file
+        for kind in met:
+            if isinstance(reader := self._readers[kind, text], Table):
+                reader.close()  # rejects name the file
 
     def _json(self, name: str, lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """(line, record); a line that holds a list of records gives each of them."""
@@ -153,8 +165,7 @@ class _Feed:
         if self._part.format in (None, "table") and self._encode is None and columns.fit():
             columns.read(name, self._tally)
         else:
-            size = _columns.TEXTS if self._spill.layout.text else _columns.BATCH
-            self._all(name, _columns.records(file, name, self._tally, size), False)
+            self._all(name, _columns.records(file, name, self._tally, self._spill.layout.some), False)
 
     def _reader(self, kind: str, text: bool) -> _Reader:
         found = self._readers.get((kind, text))
@@ -170,7 +181,7 @@ class _Feed:
                     raise ManifestError(
                         "LiteLLM logs need monitor.logs.classes: the texts that the model answers, in order"
                     )
-                found = Table(rows, places, kind == "litellm", self._spill.layout.text is not None)
+                found = Table(rows, places, kind == "litellm", tuple(self._manifest.space.shape))
             self._readers[kind, text] = found
         return found
 
@@ -180,7 +191,8 @@ class _Feed:
     def _rows(self, text: bool) -> Rows:
         options = self._manifest.target.http.options if self._manifest.target.http else {}
         classes = self._part.classes or options.get("classes", ())
-        return Rows(self._spill, self._tally, classes, self._encode, text)
+        self._tables.append(Rows(self._spill, self._tally, classes, self._encode, text))
+        return self._tables[-1]
 
     def _bodies(self, kind: str, places: Places) -> Bodies:
         part, http = self._part, self._manifest.target.http
@@ -203,7 +215,9 @@ def _whole(file: _files.File) -> list[tuple[int, dict[str, Any]]]:
         with file.open() as stream:
             text = stream.read(_files.LONGEST + 1)
         found = orjson.loads(text) if len(text) <= _files.LONGEST else None
-    except (OSError, EOFError, ValueError):
+    except UsageError:
+        raise
+    except Exception:  # whatever is wrong with it shows again when it is read by lines
         return []
     records = found if isinstance(found, list) else [found]
     return [(i, r) for i, r in enumerate(records, 1)] if all(isinstance(r, dict) for r in records) else []

@@ -18,8 +18,12 @@ from understudy.texts import array as array_of_texts
 from understudy.types import Array, Exposure, Floats, Grain, Signal
 
 AUDIT, UNANSWERED = "the owner's own audits", "not answered"
-_MANY, _LONG = 8192, 2**24  # queries, and characters of texts, that wait to be checked
+_MANY, _LONG = 8192, 2**24  # queries, and characters of texts or bytes of numbers, that wait to be checked
+_NUMBER = 32  # bytes of one as an object
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # beyond so many, the number is in nano-, micro-, milliseconds
+
+
+EARLIEST, LATEST = -62_135_596_800.0, 253_402_214_400.0  # the years that a date can have: 1 to 9999
 
 
 def seconds(value: Any) -> float | None:
@@ -33,10 +37,14 @@ def seconds(value: Any) -> float | None:
             except ValueError:
                 return None
     if isinstance(value, dt.datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+        value = (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+        return value if EARLIEST <= value <= LATEST else None
+    if isinstance(value, dt.date):
+        return dt.datetime.combine(value, dt.time(), dt.UTC).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e20:
         return None
-    return float(value / next((unit for bound, unit in _UNITS if value > bound), 1))
+    found = float(value / next((unit for bound, unit in _UNITS if abs(value) > bound), 1))
+    return found if EARLIEST <= found <= LATEST else None
 
 
 def _alone(value: Any) -> Any:
@@ -48,6 +56,8 @@ def name(value: Any) -> str | None:
     """Who somebody is, as text; None where nobody is named."""
     if isinstance(value, str):
         return value if value and not value.isspace() and "\ufffd" not in value else None
+    if isinstance(value, float) and value.is_integer():  # what a column of integers with gaps becomes
+        value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -62,7 +72,7 @@ class Rows:
         encode: Callable[[list[Any]], Any] | None = None,
         text: bool = False,
     ) -> None:
-        self.file = ""
+        self.file, self.kept = "", False  # kept: whether any query came with its input
         self._spill, self._tally, self._encode, self._text = spill, tally, encode, text
         self._shown = spill.layout.exposure
         self.classes = {str(c): i for i, c in enumerate(classes)}
@@ -75,7 +85,7 @@ class Rows:
         self._inputs: list[Any] = []
         self._answers: dict[Signal, list[Any]] = {signal: [] for signal in self._shown.grains}
         self._margin: list[Any] = []
-        self._characters = 0
+        self._size = 0
 
     def add(self, line: int, who: Who, at: float, inputs: Any, answers: Mapping[Signal, Any], margin: Any) -> None:
         """One query. `inputs`: a list of numbers, or whatever `encode` takes; None where it was not kept."""
@@ -86,8 +96,10 @@ class Rows:
         for signal, column in self._answers.items():
             column.append(answers.get(signal))
         self._margin.append(margin)
-        self._characters += len(inputs) if isinstance(inputs, str) else 0
-        if len(self._lines) >= _MANY or self._characters >= _LONG:
+        self._size += (
+            len(inputs) if isinstance(inputs, str) else _NUMBER * len(inputs) if isinstance(inputs, list) else 0
+        )
+        if len(self._lines) >= _MANY or self._size >= _LONG:
             self.flush()
 
     def flush(self) -> None:
@@ -124,6 +136,7 @@ class Rows:
         known to be amiss, and why.
         """
         n, (there, table), told = len(lines), inputs, ~np.isnan(margin)
+        self.kept = self.kept or bool(there.any())
         for row in np.flatnonzero(~np.isfinite(at)).tolist():
             wrong.setdefault(row, "its time is no number")
         for row, reason in self._spill.layout.unfit(table).items():
@@ -171,16 +184,31 @@ class Rows:
         n, width = len(there), self._spill.layout.width
         if self._spill.layout.text is not None:
             return array_of_texts([_alone(value) for value in self._inputs])
-        if self._encode is not None and there.any():
-            found = self._encode([value for value in self._inputs if value is not None])
-            made = np.zeros((n, width))
-            try:
-                made[there] = np.asarray(found, np.float64).reshape(int(there.sum()), width)
-            except (TypeError, ValueError):
-                raise UsageError(f"monitor.logs.encode did not return {width} numbers for each input") from None
-        else:
-            made = self._lists(self._inputs, width, there, wrong, f"the inputs are not {width} numbers")
+        if self._encode is None:
+            return self._lists(self._inputs, width, there, wrong, f"the inputs are not {width} numbers")
+        made = np.zeros((n, width))
+        self._encoded(self._encode, np.flatnonzero(there).tolist(), made, wrong)
         return made
+
+    def _encoded(
+        self, encode: Callable[[list[Any]], Any], rows: list[int], into: Floats, wrong: dict[int, str]
+    ) -> None:
+        """Rows by a function of the owner's; where it fails, by halves of them, until those are left that it cannot."""
+        if not rows:
+            return
+        try:
+            found = encode([self._inputs[i] for i in rows])
+        except Exception as error:  # code of anybody's making
+            if len(rows) == 1:
+                wrong[rows[0]] = f"monitor.logs.encode raised {type(error).__name__}"
+                return
+            for some in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                self._encoded(encode, some, into, wrong)
+            return
+        try:
+            into[rows] = np.asarray(found, np.float64).reshape(len(rows), into.shape[1])
+        except (TypeError, ValueError):
+            raise UsageError(f"monitor.logs.encode did not return {into.shape[1]} numbers for each input") from None
 
     def _lists(self, rows: list[Any], width: int, there: Array, wrong: dict[int, str], reason: str) -> Floats:
         """Lists of numbers as (n, width): all at once, or one by one where one of them is amiss."""
@@ -245,10 +273,11 @@ class Rows:
         for i, value in enumerate(values):
             if isinstance(value, list | tuple) and len(value) == 1:
                 value = value[0]
-            if type(value) is int or type(value) is float:
+            named = value.strip() if isinstance(value, str) else str(value) if type(value) is int else None
+            if named in self.classes:  # a class may be called "7"
+                made[i] = self.classes[named]
+            elif type(value) is int or type(value) is float:
                 made[i] = value
-            elif isinstance(value, str) and value.strip() in self.classes:
-                made[i] = self.classes[value.strip()]
             elif self._text and not self.classes:
                 try:
                     made[i] = float(value)

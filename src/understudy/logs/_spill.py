@@ -17,7 +17,7 @@ from understudy.texts import coded
 from understudy.types import Array
 from understudy.watch import Queries
 
-_ROWS = 16_384  # buffered before they are written, and read back at once
+_ROWS = 16_384  # of texts, buffered before they are written, and read back at once
 _BYTES = 2**24  # of their texts at most, and one text more
 
 
@@ -25,7 +25,8 @@ _BYTES = 2**24  # of their texts at most, and one text more
 class Part:
     """All queries of some principals, in a folder of its own: whoever has it needs nothing else.
 
-    Memory to read one is that of its keys (13 bytes a query, 25 of texts) and of `_ROWS` rows, or `_BYTES` of texts.
+    Memory to read one is that of its keys (13 bytes a query, 25 of texts) and of `layout.some` rows, or `_BYTES` of
+    texts.
     """
 
     path: Path
@@ -48,8 +49,8 @@ class Part:
         if only is not None:
             order = order[np.array([name.principal in only for name in names])[who[order]]]
         if self.layout.text is None:
-            for start in range(0, len(order), _ROWS):
-                yield from self.layout.queries(rows[order[start : start + _ROWS]], names)
+            for start in range(0, len(order), self.layout.some):
+                yield from self.layout.queries(rows[order[start : start + self.layout.some]], names)
             return
         sizes = np.array(rows["size"])[order]
         with (self.path / "texts").open("rb") as file:
@@ -127,7 +128,7 @@ class Spill:
         self.rows += len(rows)
         if self.layout.text is not None:
             self._bytes += sum(len(text) for text in rows["inputs"].tolist() if text)
-        if self._held >= _ROWS or self._bytes >= _BYTES:
+        if self._held >= (self.layout.some if self.layout.text is None else _ROWS) or self._bytes >= _BYTES:
             self._write()
 
     def _write(self) -> None:

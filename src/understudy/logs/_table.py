@@ -7,19 +7,23 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from understudy.logs._joined import Recent
 from understudy.logs._places import AGAIN, Aside, Bad, Places
 from understudy.logs._rows import UNANSWERED, Rows
 from understudy.logs._tally import Tally
 
+_REDACTED = "redacted-by-litellm"
 _TORN = "the line is no record (quotes that do not end, or a field that is too long)"
 
 
 class Table:
     """Reads records by their places."""
 
-    def __init__(self, rows: Rows, places: Places, litellm: bool = False, texts: bool = False) -> None:
-        self._rows, self._places, self._litellm, self._texts = rows, places, litellm, texts
+    def __init__(self, rows: Rows, places: Places, litellm: bool, shape: tuple[int, ...]) -> None:
+        self._rows, self._places, self._litellm = rows, places, litellm
+        self._texts, self._rank = not shape, len(shape)
         self._recent = Recent()
 
     def add(self, file: str, line: int, record: Mapping[str, Any]) -> None:
@@ -34,8 +38,14 @@ class Table:
             raise Aside(AGAIN)
         inputs = places.inputs(record)
         answers = {signal: get(record) for signal, get in places.answers.items()}
+        if self._litellm and _redacted(inputs):
+            inputs = None
+        if self._litellm and any(map(_redacted, answers.values())):
+            raise Bad("the answer is redacted: LiteLLM was told to log no messages")
         margin = places.margin(record)
         columns = [*answers.values(), *([] if margin is None else [margin])]
+        if self._rank > 1:
+            inputs = _flat(inputs, self._rank)
         if self._batched(inputs, columns):
             if any(
                 column is not None and (not isinstance(column, list) or len(column) != len(inputs))
@@ -60,6 +70,28 @@ class Table:
         self._rows.flush()
 
 
+def _redacted(inputs: Any) -> bool:
+    """Whether LiteLLM was told to keep no messages, and wrote that in their place."""
+    lines = inputs.split("\n") if isinstance(inputs, str) else ()
+    return bool(lines) and set(lines) == {_REDACTED}
+
+
+def _flat(inputs: Any, rank: int) -> Any:
+    """Inputs of several axes as rows of numbers: lists within lists, of one input or of several. Raises Bad."""
+    depth, inner = 0, inputs
+    while isinstance(inner, list) and inner:
+        depth, inner = depth + 1, inner[0]
+    if depth <= 1 or depth not in (rank, rank + 1):
+        return inputs
+    try:
+        table = np.array(inputs, np.float64)
+    except (TypeError, ValueError):
+        raise Bad("the inputs are not lists of numbers of one length") from None
+    flat = table.ravel() if depth == rank else table.reshape(len(table), -1)
+    found: list[Any] = flat.tolist()
+    return found
+
+
 def csv_records(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, record) of a CSV file with a head. Cells are text; an empty one is None. A record is one line.
 
@@ -74,6 +106,9 @@ def csv_records(lines: Iterator[tuple[int, bytes]], name: str, tally: Tally) -> 
             continue
         if head is None:
             head = [cell.strip() for cell in cells]
+            if len(set(head)) < len(head):
+                tally.reject(name, number, "two columns have the same name: nothing of the file is read")
+                return
         elif len(cells) != len(head):
             tally.reject(name, number, f"a line of more or fewer cells than the head, which has {len(head)}")
         else:

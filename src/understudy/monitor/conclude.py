@@ -136,7 +136,9 @@ def _verdict(
     calibration: Calibration,
     reason: str | None,
 ) -> tuple[str, str]:
-    of = f"{len(accounts):,} accounts of {len(found):,} parties"
+    of = f"{counted(len(accounts), 'account')} of {len(found):,} part{'y' if len(found) == 1 else 'ies'}"
+    if not accounts:
+        return "not-assessed", "Not assessed: the log holds no queries."
     if alarmed:
         names, chance = len({a.standing.party for a in alarmed}), calibration.level * len(assessed)
         by_chance = f"{chance:,.0f}" if chance >= 10 else f"{chance:.2g}"

@@ -14,7 +14,7 @@ from understudy.types import Floats
 from understudy.views import Floats32, Scale
 from understudy.watch import Calibration, Queries, Standing, State, Watch
 
-_BATCH = 4096  # queries whose features are worked out at once
+_BATCH, _BYTES = 4096, 2**25  # queries whose features are worked out at once, and bytes of their inputs
 _LOUDEST = 4  # scores of an account that are kept
 _DAY = 86_400
 _BETS = 50  # of an account in one score, from which on its tail counts
@@ -61,21 +61,25 @@ def follow(queries: Iterable[Queries], calibration: Calibration) -> list[Seen]:
 def learned(queries: Iterable[Queries], meter: LeakMeter) -> dict[str, LeakSketch]:
     """What each party received, summed for the leak meter."""
     found: dict[str, LeakSketch] = {}
+    whose: tuple[str, str] | None = None
     for part in queries:
+        if whose is None or whose[0] != part.principal:
+            whose = part.principal, part.party  # as it is followed: by the party that it asked for first
         if part.inputs is not None:
-            found.setdefault(part.party, meter.sketch()).add(part.inputs, part.answers)
+            found.setdefault(whose[1], meter.sketch()).add(part.inputs, part.answers)
     return found
 
 
 def _batches(queries: Iterable[Queries]) -> Iterator[list[Queries]]:
     """Queries by about `_BATCH` rows: features are worked out for many accounts at once."""
-    batch, size = list[Queries](), 0
+    batch, size, held = list[Queries](), 0, 0
     for part in queries:
         batch.append(part)
         size += len(part)
-        if size >= _BATCH:
+        held += 0 if part.inputs is None else part.inputs.nbytes
+        if size >= _BATCH or held >= _BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size, held = [], 0, 0
     if batch:
         yield batch
 

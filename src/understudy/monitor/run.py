@@ -66,7 +66,9 @@ def run(
             listed = shown(found, options.most)
             leaks = _leaks(pool, calibration, parts, listed, tell)
     sources = [source] if isinstance(source, str | Path) else list(source)
-    survey, alerts = conclude(manifest, calibration, found, listed, leaks, tally, list(map(str, sources)), now)
+    survey, alerts = conclude(
+        manifest, calibration, found, listed, leaks, tally, [logs.shown(str(s)) for s in sources], now
+    )
     records = [Path(s) for s in sources if "://" not in str(s) and Path(s).is_dir() and any(Path(s).glob("*.sqlite"))]
     return survey, [_placed(alert, records) for alert in alerts]
 
