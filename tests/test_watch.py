@@ -103,7 +103,7 @@ def test_features_of_many_accounts_at_once_are_those_of_each() -> None:
     watch = Watch(calibration())
     batch = [account("a", benign(1)), account("b", noise(5)), account("c", benign(2, 3))]
     together = watch.features(batch)
-    assert together.shape == (LIFE + 8, 9)
+    assert together.shape == (LIFE + 8, 10)
     start = 0
     for queries in batch:
         mine = together[start : start + len(queries)]

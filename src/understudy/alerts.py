@@ -21,6 +21,7 @@ BENIGN = {
     "near-duplicate": "retries, monitoring probes, or a form that asks at every change",
     "line-depth": "a what-if tool or slider that changes one field at a time",
     "sweep-count": "a sensitivity analysis, an explanation tool, or a partial-dependence plot",
+    "one-at-a-time": "a sensitivity analysis, or an explanation tool that moves one field after another",
     "probe": "an integration test with empty or default fields",
     "grid": "values in other units, or computed rather than measured",
     "fluency": "lists, tables, code or another language among this customer's texts",

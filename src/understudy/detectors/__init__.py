@@ -9,6 +9,7 @@ CATALOG = {
     "margin": "understudy.detectors.margin:Margin",
     "near-duplicate": "understudy.detectors.near_duplicate:NearDuplicate",
     "novelty": "understudy.detectors.novelty:Novelty",
+    "one-at-a-time": "understudy.detectors.one_at_a_time:OneAtATime",
     "probe": "understudy.detectors.probe:Probe",
     "round-the-clock": "understudy.detectors.round_the_clock:RoundTheClock",
     "single-word": "understudy.detectors.single_word:SingleWord",

@@ -85,6 +85,7 @@ def _rows(rng: np.random.Generator) -> tuple[Array, Array]:
     asked[30:36] = np.eye(6)
     asked[36:40] = rng.uniform(-1, 1, (4, 6))
     asked[40:44] = asked[44:48] + 0.01 * benign.std(0)
+    asked[50:54] = asked[49] + np.diag(benign.std(0))[:4]
     return benign, asked
 
 

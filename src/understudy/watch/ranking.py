@@ -59,10 +59,13 @@ class Normaliser:
         return self.at(peak, np.arange(start + 1, start + 1 + len(peak)))
 
     def at(self, peak: Floats, age: NDArray[np.int64]) -> Floats:
-        """(n, s) normalised peaks of accounts of these ages (n,)."""
+        """(n, s) normalised peaks of accounts of these ages (n,).
+
+        To nine decimals: where nothing was bet accounts are equal, and rounding must not rank them.
+        """
         k = np.ceil(np.log2(np.maximum(age, FIRST_AGE) / FIRST_AGE)).astype(int)
         k = np.minimum(k, self.high.shape[1] - 1)
-        found: Floats = (peak - self.high[:, k].T) / self.excess[:, k].T
+        found: Floats = np.round((peak - self.high[:, k].T) / self.excess[:, k].T, 9)
         return found
 
 

@@ -23,6 +23,7 @@ ALARM_SETS: Mapping[Kind, tuple[str, ...]] = {
         "near-duplicate",
         "line-depth",
         "sweep-count",
+        "one-at-a-time",
         "probe",
         "grid",
         "constant-pair",
