@@ -21,6 +21,7 @@ from common import heading, one_thread, row
 from portfolio import CACHE, OUTSIDE, PORTFOLIO, THIEVES, World, behaviours, customer, diluted, queries
 
 SETS = {"letters": ("logistic", 512), "spam": ("boosting", 512), "ticdata": ("balanced-forest", 512)}
+SETS["satellite"] = ("forest", 512)  # never looked at before its one run
 ACCOUNTS, TESTED, STREAMS = 2000, 2000, 20
 DILUTIONS, SPLITS = (0, 1, 4, 9), (5, 20, 100)
 LEVEL = 0.01

@@ -19,7 +19,7 @@ import numpy as np
 
 CACHE = Path(".bench/monitor")
 PACKAGES = {"letters": ("r-cran-mlbench", "LetterRecognition"), "spam": ("r-cran-kernlab", "spam")}
-PACKAGES["ticdata"] = ("r-cran-kernlab", "ticdata")
+PACKAGES |= {"ticdata": ("r-cran-kernlab", "ticdata"), "satellite": ("r-cran-mlbench", "Satellite")}
 SHARES = {"training": 0.27, "calibration": 0.265, "test": 0.265, "thief": 0.12, "held": 0.08}
 CLUSTERS, UNSEEN = 12, 2
 
@@ -64,7 +64,7 @@ def table(name: str) -> tuple[Any, Any]:
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"{name}: the Debian package {package} cannot be fetched: {error}") from None
         frame = next(iter(pyreadr.read_r(str(next(folder.rglob(f"{data}.rda")))).values()))
-        target = {"letters": "lettr", "spam": "type", "ticdata": "CARAVAN"}[name]
+        target = {"letters": "lettr", "spam": "type", "ticdata": "CARAVAN", "satellite": "classes"}[name]
         inputs = frame.drop(columns=target)
         coded = [
             pandas.factorize(inputs[c], sort=True)[0]
