@@ -46,7 +46,7 @@ def test_fields_of_one_record_are_counted_each_by_itself_whatever_is_asked_in_be
 
 
 def test_a_record_that_is_no_longer_kept_is_edited_no_more() -> None:
-    record, fill = ROWS[0], [row for row in RNG.normal(size=(WINDOW, 5))]
+    record, fill = ROWS[0], list(RNG.normal(size=(WINDOW, 5)))
     asked = [record, edited(record, 0), *fill[:-2], edited(record, 1), edited(record, 2)]
     found = scores(asked)
     assert found[1] == 1
