@@ -157,7 +157,20 @@ def test_readings_are_lifted_by_what_trained_copies_of_that_size_have_above_them
     assert 0.42 < truth.read(0.4, 400).value < 0.5
     assert truth.error == pytest.approx(0, abs=1e-9)
     assert truth.read(0.4, 800).high < 0.51
+    assert truth.read(0.4, 49).low == 0  # nothing so small was tried
+    assert truth.read(0.4, 49).high == 1
     assert truth.read(0.4, 801).high == 1  # nothing of that size was tried
     assert "probability" not in told.truths
+
+
+def test_what_few_queries_taught_is_known_less_well() -> None:
+    rng, meter = np.random.default_rng(1), fitted()
+    sizes = [50, 200, 800] * 40
+    real = [{"label": 0.5 + rng.normal(0, {50: 0.2, 200: 0.05, 800: 0.01}[n])} for n in sizes]
+    told = meter.calibrated([{"label": 0.5}] * 120, real, sizes, ["a", "b", "c", "d"] * 30)
+    truth = told.truths["label"]
+    widths = [(e := truth.read(0.5, n)).high - e.low for n in (50, 100, 200, 800)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths == pytest.approx([2 * 1.645 * s for s in (0.2, 0.146, 0.05, 0.01)], rel=0.25)
     again = LeakMeter.of(*told.parts()).truths["label"]
     assert again.read(0.3, 300) == truth.read(0.3, 300)

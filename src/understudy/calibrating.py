@@ -28,7 +28,7 @@ from understudy.watch.learning import refuse
 from understudy.watch.ranking import FIRST_AGE
 from understudy.watch.scoring import ALARM_SETS
 
-SIZES = (50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
+SIZES = (12, 50, 200, 800, 3200)  # queries of the substitutes that the leak meter is held against
 LEARNERS = ("logistic", "boosting", "mlp")
 TEXT_LEARNERS = ("text-logistic", "logistic")  # of texts; the second is given the meter's embeddings
 _MOST = 5000  # benign accounts that are ranked, and younger ones; more make no better ranks, only a longer wait
@@ -100,7 +100,7 @@ def learn(
         meter = LeakMeter.fit(reference, answers, rng)
         meter = hold(meter, families(reference, answers, found.longest, rng, ask), rng)
         notes += [
-            f"leak meter, {bracket} bracket: error {truth.error:.3f} against trained substitutes of other families"
+            f"leak meter, {bracket} bracket: error {truth.told()}, against trained substitutes of other families"
             for bracket, truth in meter.truths.items()
         ]
         calibration = replace(calibration, leak=meter)

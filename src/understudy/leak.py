@@ -37,6 +37,7 @@ from understudy.views import Floats32, Scale, TextScale, labels
 KEPT = 50  # queries that are kept as they are before they are summed
 SAMPLE = 512  # rows of the balanced sample
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
+_TRUTH = ("sizes", "lift", "squares")
 _NONE = 1e-9  # what a probability of 0 is taken at before its log: rounding made it, or the floating point
 
 
@@ -81,38 +82,51 @@ class Received(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Truth:
     """What meter readings turned out to be worth: how far trained copies of so many queries (`sizes`) lie above it, the
-    `lift`, and the `error` that is left on families that it was not learned from.
+    `lift`, and the mean `squares` of the errors left on families that it was not learned from; `error`: of all.
     """
 
     sizes: Floats
     lift: Floats
+    squares: Floats
     error: float
 
     @classmethod
     def learn(cls, short: Floats, n: Floats, family: Array) -> Self:
-        """Of `short` (sets,), what the meter fell short by; the lift never falls with the number of queries `n`."""
+        """Of `short` (sets,), what the meter fell short by; with the number of queries `n` the lift never falls, and
+        the error never grows.
+        """
         wrong = np.zeros(len(short))
         for name in set(family):
             out = family == name
-            wrong[out] = cls(*_lift(short[~out], n[~out]), 0.0).above(n[out]) - short[out]
-        return cls(*_lift(short, n), float(np.sqrt((wrong**2).mean())))
+            wrong[out] = np.interp(np.log(n[out]), *_lift(short[~out], n[~out])) - short[out]
+        _, squares = _steady(n, wrong**2, False)
+        return cls(*_steady(n, short, True), squares, float(np.sqrt((wrong**2).mean())))
 
-    def above(self, n: Floats) -> Floats:
-        """(sets,) the lift at `n` queries."""
-        return np.interp(np.log(n), np.log(self.sizes), self.lift)
+    def told(self) -> str:
+        """The error at each size, in words."""
+        pairs = zip(self.sizes, np.sqrt(self.squares), strict=True)
+        return ", ".join(f"{error:.3f} at {size:,.0f} queries" for size, error in pairs)
 
     def read(self, value: float, n: int) -> Estimate:
-        """With a 90 % interval; beyond the sizes that were tried nothing bounds it from above."""
-        real = float(np.clip(value + self.above(np.array(max(n, 1))), 0, 1))
-        high = min(1.0, real + 1.645 * self.error) if n <= self.sizes[-1] else 1.0
-        return Estimate(real, max(0.0, real - 1.645 * self.error), high, n)
+        """With a 90 % interval; beyond the sizes that were tried nothing bounds it on either side."""
+        at, sizes = np.log(max(n, 1)), np.log(self.sizes)
+        real = float(np.clip(value + np.interp(at, sizes, self.lift), 0, 1))
+        off = 1.645 * float(np.sqrt(np.interp(at, sizes, self.squares)))
+        low = max(0.0, real - off) if n >= self.sizes[0] else 0.0
+        return Estimate(real, low, min(1.0, real + off) if self.sizes[0] <= n <= self.sizes[-1] else 1.0, n)
 
 
 def _lift(short: Floats, n: Floats) -> tuple[Floats, Floats]:
+    sizes, lift = _steady(n, short, True)
+    return np.log(sizes), lift
+
+
+def _steady(n: Floats, values: Floats, rises: bool) -> tuple[Floats, Floats]:
+    """The sizes, and at each the mean of `values`, made never to fall, or never to rise."""
     from sklearn.isotonic import IsotonicRegression
 
     sizes = np.unique(n)
-    return sizes, IsotonicRegression().fit(n, short).predict(sizes)
+    return sizes, IsotonicRegression(increasing=rises).fit(n, values).predict(sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +262,7 @@ class LeakMeter:
         """The meter as arrays by name and a header of plain values."""
         arrays = {f"form/{n}": a for n, a in self.form.arrays().items()} | dict(self.arrays)
         for bracket, truth in self.truths.items():
-            arrays |= {f"truth/{bracket}/sizes": truth.sizes, f"truth/{bracket}/lift": truth.lift}
+            arrays |= {f"truth/{bracket}/{name}": getattr(truth, name) for name in _TRUTH}
         errors = {b: t.error for b, t in self.truths.items()}
         return arrays, {"form": self.form.kind, "outputs": self.outputs, "errors": errors}
 
@@ -258,7 +272,8 @@ class LeakMeter:
         kept = {n.removeprefix("form/"): a for n, a in arrays.items() if n.startswith("form/")}
         form = TextScale.of(kept) if head["form"] == "text" else Scale.of(kept)
         truths = {
-            b: _Truth(arrays[f"truth/{b}/sizes"], arrays[f"truth/{b}/lift"], e) for b, e in head["errors"].items()
+            b: _Truth(**{name: arrays[f"truth/{b}/{name}"] for name in _TRUTH}, error=e)
+            for b, e in head["errors"].items()
         }
         rest = {n: a for n, a in arrays.items() if not n.startswith(("form/", "truth/"))}
         return cls(form, int(head["outputs"]), rest, truths)

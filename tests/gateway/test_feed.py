@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import benign
 import numpy as np
@@ -15,6 +16,7 @@ from desk import LADDER, Desk
 
 from understudy.alerts import Alert
 from understudy.cli import main
+from understudy.gateway.metrics import log
 from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally
 from understudy.leak import LeakSketch
@@ -97,6 +99,34 @@ def test_a_customer_that_a_human_knows_is_held_against_itself(desk: Desk) -> Non
     account = feed.states.get("key:shop-1")
     assert account is not None
     assert [(a["by"], a["n"]) for a in account.state.approvals] == [("Eli", 160)]
+
+
+def test_who_is_known_too_early_is_not_held_against_itself_and_the_log_says_so(desk: Desk, capsys: Any) -> None:
+    feed = desk.open()
+    desk.write(desk.thief("thief-1", 6))
+    (made,) = feed.step(desk.now).made
+    feed.book.revoke(made.id, "Eli", "their test", known=True, now=desk.now)
+    feed.read_book(desk.now)
+    log.cache_clear()  # it goes to where standard error is now
+    feed.step(desk.now)
+    log.cache_clear()
+    account = feed.states.get("key:thief-1")
+    assert account is not None
+    assert (account.state.alarmed_at, account.state.approvals) == (None, [])
+    assert "6 scored queries; re-baselining needs 150" in capsys.readouterr().err
+
+
+def test_no_alert_holds_an_input(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, monitor={"response": [{"when": {"queries": 3}, "do": "alert"}]})
+    feed = desk.open()
+    x = desk.rng.uniform(0, 1, (1, 64))
+    desk.write(desk.rows("same-1", x), desk.rows("same-1", x), desk.rows("same-1", x), desk.shop("shop-1", 3))
+    feed.step(desk.now)
+    alerts = [Alert.read(w.alert, desk.service.folder) for w in feed.book.waiting(desk.now)]
+    feed.close(desk.now)
+    means = {a.principal: a.inputs.mean for a in alerts}
+    assert means["key:same-1"] is None
+    assert means["key:shop-1"] is not None
 
 
 def test_a_party_is_judged_by_what_its_accounts_hold_together(tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ def test_reduced_is_the_lower_tiers_exposure_on_the_same_account_only(house: Hou
     assert kept.row.context["client"].startswith("python-urllib3")
 
 
+def test_on_record_is_what_left_and_no_more(house: House) -> None:
+    asked = body() | {"outputs": [{"name": "predict"}]}
+    found = house.guard.post(ROUTE, asked, house.keys["acme-2"])
+    assert list(scores(json.loads(found.data))) == ["predict"]
+    kept = list(History(house.folder / "history").rows(principal="key:acme-2"))[-1]
+    assert kept.row.answers is not None
+    assert [s.value for s in kept.row.answers.values] == ["label"]  # what it could have learned is read from this
+
+
 def test_throttled_is_the_ordinary_429_in_numbers_of_the_whole_allowance(house: House) -> None:
     assert house.ask("globex-1")[1]["ratelimit-limit"] == "600"
     house.put("throttle", "globex-1", factor=0.05)  # 30 of 600 a minute, 250 of 5,000 a day

@@ -266,8 +266,8 @@ class Gateway:
             before = time.perf_counter()
             answers = await self._upstream(desk, x)
             upstream = time.perf_counter() - before
-            released = self._release(service, tier, x, answers, caller)
-            message = service.codec.respond(asked, released.only(granted), service.id)
+            released = self._release(service, tier, x, answers, caller).only(granted)
+            message = service.codec.respond(asked, released, service.id)
             row = Row(
                 at, caller.principal, caller.party, caller.tier, service.route, service.version, admission.rule, 200,
                 len(x), x, released, margin(answers), caller.audit, context_of(scope, number, order),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -307,9 +307,12 @@ class Feed:
 
     def _set_aside(self, state: State, known: tuple[str, float] | None) -> None:
         if known is not None:
-            with suppress(UsageError):  # too few of its own queries are kept
+            try:
                 self.watch.rebaseline(state, *known)
                 return
+            except UsageError as error:
+                where = self.service.id
+                log().warning("a known customer is not held against itself", endpoint=where, reason=str(error))
         self.watch.restart(state)
 
     def _save(self, now: float) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from understudy.errors import MissingExtra, UnderstudyError, UsageError
 from understudy.gateway.app import Gateway, compile_all
+from understudy.gateway.deliver import secret_of
 from understudy.gateway.giveway import give_way, settle
 from understudy.gateway.metrics import forget_worker, log
 from understudy.gateway.service import Service
@@ -58,6 +59,9 @@ def serve(options: Options, ready: Callable[[str], None] = lambda address: None)
     if any(find_spec(name) is None for name in ("uvicorn", "uvloop", "httptools", "pyreqwest")):
         raise MissingExtra("the gateway needs its libraries: pip install 'understudy[guard]'")
     services = compile_all(options.manifests)
+    for service in services:
+        if service.manifest.monitor is not None and service.manifest.monitor.sinks.webhook is not None:
+            secret_of(service.manifest.monitor.sinks.webhook)  # now: an endpoint is not left unwatched for it
     admin_key = os.environ.get("UNDERSTUDY_ADMIN_KEY", "")
     if options.admin and len(admin_key) < 16:
         raise UsageError("the admin address needs a key: set UNDERSTUDY_ADMIN_KEY to 16 or more random characters")

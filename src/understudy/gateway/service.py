@@ -118,8 +118,12 @@ def monitor_warnings(manifest: Manifest) -> list[str]:
     if manifest.monitor is None:
         return []
     found = list[str]()
+    steps = manifest.monitor.response
+    for name in manifest.monitor.leak_budget:
+        if not any(s.when.leak_budget and (s.tiers is None or name in s.tiers) and s.to_tier != name for s in steps):
+            found.append(f"monitor: nothing is done when the leak budget of tier {name} is reached: no step names it")
     free = [tier.id for tier in manifest.tiers if not any((tier.limits.per_minute, tier.limits.per_day))]
-    for i, step in enumerate(manifest.monitor.response):
+    for i, step in enumerate(steps):
         for name in free:
             if step.do == "throttle" and (step.tiers is None or name in step.tiers):
                 step_name = manifest.monitor.name(i)

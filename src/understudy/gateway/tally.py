@@ -83,6 +83,8 @@ class Tally:
         if self.total is not None and self.squares is not None:
             mean = self.total / self.seen
             spread = np.sqrt(np.maximum(self.squares / self.seen - mean**2, 0))
+            if not (spread > 1e-6 * np.abs(mean)).any():  # all alike: the mean is an input
+                mean, spread = None, None
         return InputStatistics(
             kept=kept,
             seen=self.seen,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from understudy.errors import ManifestError, UnderstudyError
+from understudy.errors import ManifestError, RecordError, UnderstudyError, UsageError
 from understudy.gateway.book import FILE as BOOK
 from understudy.gateway.book import Book
 from understudy.gateway.deliver import Delivery
@@ -24,6 +24,7 @@ from understudy.gateway.metrics import Watched, log
 from understudy.gateway.pool import Pool
 from understudy.gateway.service import Service, compile_service
 from understudy.manifest_monitor import MonitorPart
+from understudy.watch import Calibration
 
 _PAUSE = 0.5  # seconds between looks where nothing waits
 _TROUBLED = 10.0  # seconds between tries of what went wrong
@@ -92,11 +93,13 @@ class Lookout:
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.close(now)
+        calibration, space = self._calibration(blob), self.service.manifest.space
+        if not calibration.scorer.form.takes(tuple(space.shape)):
+            raise UsageError(f"{self._path} is a calibration of {calibration.scorer.form}, which this endpoint is not")
         self._feed = Feed(self.service, self._monitor, blob, self._pool)
         self._stamp = stamp
-        calibration = self._feed.watch.calibration
         log().info(
-            "watching", endpoint=self.service.id, accounts=calibration.accounts, level=calibration.level,
+            "watching", endpoint=self.service.id, accounts=calibration.accounts, stated_level=calibration.level,
             threshold=calibration.threshold, since=calibration.made,
         )  # fmt: skip
         if calibration.model not in ("", self.service.manifest.model.version):
@@ -108,8 +111,19 @@ class Lookout:
                     "a step of the ladder can never act: too few benign accounts for its p_value",
                     endpoint=self.service.id, step=self._monitor.name(i), least=least,
                 )  # fmt: skip
+            if (step.when.leak or step.when.leak_budget) and calibration.leak is None:
+                log().warning(
+                    "a step of the ladder can never act: the calibration has no leak meter",
+                    endpoint=self.service.id, step=self._monitor.name(i),
+                )  # fmt: skip
         if calibration.threshold is None:
             log().warning("too few benign accounts for this level: no alarm is raised", endpoint=self.service.id)
+
+    def _calibration(self, blob: bytes) -> Calibration:
+        try:
+            return Calibration.from_bytes(blob)
+        except RecordError as error:
+            raise RecordError(f"{self._path}: {error}") from None
 
     def _tell(self, done: Done) -> None:
         watched, endpoint = Watched.of(), self.service.id

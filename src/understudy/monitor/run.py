@@ -14,7 +14,7 @@ from pathlib import Path
 
 from understudy import logs
 from understudy.alerts import Alert
-from understudy.errors import UnderstudyError, UsageError
+from understudy.errors import RecordError, UnderstudyError, UsageError
 from understudy.leak import Leak, LeakSketch
 from understudy.manifest import Manifest
 from understudy.manifest_monitor import MonitorPart
@@ -79,7 +79,10 @@ def load_calibration(manifest: Manifest, folder: Path, given: Path | None) -> Ca
     Raises RecordError where it is damaged, OSError where it cannot be read.
     """
     path = given or folder / (manifest.monitor or MonitorPart()).calibration
-    return Calibration.from_bytes(path.read_bytes()) if path.is_file() else None
+    try:
+        return Calibration.from_bytes(path.read_bytes()) if path.is_file() else None
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from None
 
 
 def _placed(alert: Alert, records: Sequence[Path]) -> Alert:

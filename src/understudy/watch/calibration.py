@@ -21,7 +21,7 @@ from understudy.watch.ranking import Normaliser, Ranking
 from understudy.watch.scoring import Scorer
 from understudy.watch.wealth import Reference
 
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
