@@ -210,7 +210,9 @@ def _partner() -> Finding:
 
 def _detection() -> Detection:
     ways = [
-        Noticed(way="as it was run", alarmed=3, of=3, low=0.2924, high=1.0, delay=4, share=0.12, queries=33),
+        Noticed(
+            way="as it was run", alarmed=3, of=3, low=0.2924, high=1.0, delay=4, share=0.12, queries=33, chance=0.01
+        ),
         Noticed(way="diluted 1:9", alarmed=0, of=3, low=0.0, high=0.7076, delay=None, share=None, queries=330),
     ]
     return Detection(

@@ -153,13 +153,13 @@ def test_readings_are_lifted_by_what_trained_copies_of_that_size_have_above_them
     real = [{"label": r["label"] + more} for r, more in zip(readings, [0.0, 0.02, 0.1] * 4, strict=True)]
     told = meter.calibrated(readings, real, [50, 200, 800] * 4, ["a"] * 6 + ["b"] * 6)
     truth = told.truths["label"]
-    assert [truth.read(0.4, n).value for n in (1, 50, 200, 800)] == pytest.approx([0.4, 0.4, 0.42, 0.5])
-    assert 0.42 < truth.read(0.4, 400).value < 0.5
+    assert [truth.read(0.4, n, 10**6).value for n in (1, 50, 200, 800)] == pytest.approx([0.4, 0.4, 0.42, 0.5])
+    assert 0.42 < truth.read(0.4, 400, 10**6).value < 0.5
     assert truth.error == pytest.approx(0, abs=1e-9)
-    assert truth.read(0.4, 800).high < 0.51
-    assert truth.read(0.4, 49).low == 0  # nothing so small was tried
-    assert truth.read(0.4, 49).high == 1
-    assert truth.read(0.4, 801).high == 1  # nothing of that size was tried
+    assert truth.read(0.4, 800, 10**6).high < 0.51
+    assert truth.read(0.4, 49, 10**6).low == 0  # nothing so small was tried
+    assert truth.read(0.4, 49, 10**6).high == 1
+    assert truth.read(0.4, 801, 10**6).high == 1  # nothing of that size was tried
     assert "probability" not in told.truths
 
 
@@ -169,8 +169,9 @@ def test_what_few_queries_taught_is_known_less_well() -> None:
     real = [{"label": 0.5 + rng.normal(0, {50: 0.2, 200: 0.05, 800: 0.01}[n])} for n in sizes]
     told = meter.calibrated([{"label": 0.5}] * 120, real, sizes, ["a", "b", "c", "d"] * 30)
     truth = told.truths["label"]
-    widths = [(e := truth.read(0.5, n)).high - e.low for n in (50, 100, 200, 800)]
+    assert truth.read(0.5, 800, 100).high - truth.read(0.5, 800, 100).low > 0.16  # 100 rows cannot tell it closer
+    widths = [(e := truth.read(0.5, n, 10**6)).high - e.low for n in (50, 100, 200, 800)]
     assert widths == sorted(widths, reverse=True)
     assert widths == pytest.approx([2 * 1.645 * s for s in (0.2, 0.146, 0.05, 0.01)], rel=0.25)
     again = LeakMeter.of(*told.parts()).truths["label"]
-    assert again.read(0.3, 300) == truth.read(0.3, 300)
+    assert again.read(0.3, 300, 10**6) == truth.read(0.3, 300, 10**6)

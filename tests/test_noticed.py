@@ -56,6 +56,8 @@ def test_solving_is_noticed_early_and_told_beside_every_way_of_asking(report: Re
     assert plain.share == pytest.approx(plain.delay / plain.queries, abs=0.05)
     assert by_way["diluted 1:9"].queries == 10 * plain.queries
     assert by_way["split over 5 accounts"].queries == plain.queries
+    assert plain.chance == pytest.approx(0.005)  # the level: 0.5 %
+    assert by_way["split over 5 accounts"].chance == pytest.approx(1 - 0.995**5)
     slow = by_way["slowly, one query a day"]
     assert slow == plain.model_copy(update={"way": slow.way})
 

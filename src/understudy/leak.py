@@ -107,11 +107,14 @@ class _Truth:
         pairs = zip(self.sizes, np.sqrt(self.squares), strict=True)
         return ", ".join(f"{error:.3f} at {size:,.0f} queries" for size, error in pairs)
 
-    def read(self, value: float, n: int) -> Estimate:
-        """With a 90 % interval; beyond the sizes that were tried nothing bounds it on either side."""
+    def read(self, value: float, n: int, held: int) -> Estimate:
+        """With a 90 % interval, for what is left of the error and for the hold-out's size; under the sizes that were
+        tried nothing bounds it on either side, beyond them nothing from above.
+        """
         at, sizes = np.log(max(n, 1)), np.log(self.sizes)
         real = float(np.clip(value + np.interp(at, sizes, self.lift), 0, 1))
-        off = 1.645 * float(np.sqrt(np.interp(at, sizes, self.squares)))
+        near = (real * held + 1) / (held + 2)
+        off = 1.645 * float(np.sqrt(np.interp(at, sizes, self.squares) + near * (1 - near) / held))
         low = max(0.0, real - off) if n >= self.sizes[0] else 0.0
         return Estimate(real, low, min(1.0, real + off) if self.sizes[0] <= n <= self.sizes[-1] else 1.0, n)
 
@@ -238,7 +241,8 @@ class LeakMeter:
     def _estimate(self, bracket: str, value: float, n: int) -> Estimate:
         truth = self.truths.get(bracket)
         # not held against trained substitutes: nothing is known of its error
-        return Estimate(value, 0.0, 1.0, n) if truth is None else truth.read(value, n)
+        held = len(self.arrays["held/labels"])
+        return Estimate(value, 0.0, 1.0, n) if truth is None else truth.read(value, n, held)
 
     def calibrated(
         self,

@@ -56,6 +56,8 @@ WAYS = (
 )
 _UNEVEN = 0.618  # share of a pause by which each query comes later than a timer would ask, modulo one
 _LIMITS = (
+    "By chance: how often benign customers with as many accounts are alarmed too. Of many accounts one is, sooner or "
+    "later: an attack is noticed where clearly more than that are.",
     "Scores that read a clock bet on the slow way alone: at which pace a thief asks is not on an audit's record. "
     "Age is counted in queries.",
     "Random steps: each step from an own earlier query is made half to one and a half times as long, field by field. "
@@ -71,10 +73,13 @@ _NO_STEPS = (
 
 
 class _Asked(NamedTuple):
-    """One account's life: `alarmed` attack queries had been asked in all when it was alarmed; None = never."""
+    """One repetition: `alarmed` attack queries had been asked in all at the first alarm; None = never. `accounts`: that
+    asked anything.
+    """
 
     alarmed: int | None
     total: int
+    accounts: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +139,8 @@ class Watching:
         self, way: Way, lives: Sequence[tuple[Floats, Answers]], benign: tuple[Floats, Answers], rng: Generator
     ) -> Noticed | None:
         """All repetitions asked this way; None where none of them can be."""
+        assert self.watch is not None
+        level = self.watch.calibration.level
         if way.random_steps:
             drawn = [(random_steps(x, benign[0], self._decimals(), rng), y) for x, y in self._cut(lives)]
             lives = [(x, y) for x, y in drawn if x is not None]
@@ -152,6 +159,7 @@ class Watching:
             delay=median(delays) if delays else None,
             share=median(shares) if shares else None,
             queries=int(median(a.total for a in asked)),
+            chance=1 - (1 - level) ** median(a.accounts for a in asked),
         )
 
     def _asked(
@@ -168,7 +176,7 @@ class Watching:
             at = self._alarm(way, f"{name}/{j}", inputs, answers, order)
             if at is not None:
                 alarms.append(mine[attack[:at].sum() - 1] + 1 if attack[:at].any() else 0)
-        return _Asked(min(alarms, default=None), len(x) * (1 + way.benign))
+        return _Asked(min(alarms, default=None), len(x) * (1 + way.benign), min(way.accounts, len(x)))
 
     def _alarm(self, way: Way, name: str, inputs: Floats, answers: Answers, order: Array) -> int | None:
         """After how many queries one account is alarmed, within the calibrated horizon."""

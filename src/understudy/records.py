@@ -143,6 +143,9 @@ class Noticed(Record):
     delay: float | None = Field(description="attack queries asked at the alarm, median of those alarmed")
     share: float | None = Field(description="of the attack's queries, median of those alarmed")
     queries: int = Field(description="asked in all this way, benign ones included, median")
+    chance: float | None = Field(
+        None, description="at most this share of benign customers with as many accounts would be alarmed too"
+    )
 
 
 class Detection(Record):

@@ -131,6 +131,11 @@ def alarm_after(n: Noticed) -> str:
     return f"{count(n.delay)} ({part} of the attack)"
 
 
+def chance(n: Noticed) -> str:
+    """How often benign customers with as many accounts would be alarmed."""
+    return "-" if n.chance is None else f"{100 * n.chance:.2g} %"
+
+
 def noticed(f: Finding) -> str:
     """Whether the monitor would have noticed the attack as it was run."""
     if f.detection is None or not f.detection.assessed:
