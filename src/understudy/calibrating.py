@@ -110,10 +110,14 @@ def learn(
 def remarks(calibration: Calibration) -> Iterator[str]:
     """What the calibration holds for, and for whom it holds least."""
     sure = "on average over calibrations" if calibration.confidence is None else "for this calibration, 95 % sure"
-    yield (
-        f"{calibration.accounts:,} benign accounts ranked over their first {calibration.horizon:,} queries; "
-        f"{100 * calibration.level:g} % of accounts like these are ever alarmed, {sure}"
+    ranked = (
+        f"{counted(calibration.accounts, 'benign account')} ranked over their first {calibration.horizon:,} queries"
     )
+    level = f"{100 * calibration.level:g} %"
+    if refuse(calibration) is None:
+        yield f"{ranked}; {level} of accounts like these are ever alarmed, {sure}"
+    else:
+        yield f"{ranked}: too few to alarm anybody at {level}"
     for name, cohort in calibration.segments.items():
         yield f"segment {name!r} is ranked by itself ({cohort.ranking.accounts:,} accounts)"
     worst = calibration.worst_segment()
@@ -184,7 +188,9 @@ class _Accounts:
         if self._left_out:
             yield f"left out: {counted(self._left_out, 'account')} (excluded by name, or the owner's own audits)"
         if self._missed and not self._full:
-            yield f"excluded, but not in this log: {', '.join(sorted(self._missed)[:10])} (of {len(self._missed)})"
+            some = sorted(self._missed)
+            more = f" and {len(some) - 10} more" if len(some) > 10 else ""
+            yield f"excluded, but not in this log: {', '.join(some[:10])}{more}"
         if self._unkept and not unkept:
             yield f"left out: {counted(self._unkept, 'account')} whose inputs were not kept, or only in part"
         if self._full:
