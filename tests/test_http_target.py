@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ class Server:
                 outer.seen.append((time.monotonic(), dict(self.headers), json.loads(body)))
                 step = outer.script.pop(0) if outer.script else (200, {}, json.dumps(GOOD).encode())
                 if step == "reset":
-                    self.connection.close()
+                    self.connection.shutdown(socket.SHUT_RDWR)  # closing alone waits for the streams made of it
+                    self.close_connection = True
                     return
                 if step == "slow":
                     threading.Event().wait(0.6)
