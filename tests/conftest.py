@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import settings
 
 from running import MODEL_SERVER, Guard, free_port, listens, start_guard, wait_for
+from understudy.cli import main
 
 os.environ.setdefault("UNDERSTUDY_NOISE_KEY", "a key for tests, known to everybody")
 
@@ -42,6 +44,31 @@ def cli() -> Cli:
             timeout=300,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """What `cli` does, in this process, for where another one would prove no more; the user's modules are forgotten."""
+
+    def run(
+        *args: object, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as during:
+            if cwd is not None:
+                during.chdir(cwd)
+            for name, value in (env or {}).items():
+                during.setenv(name, value)
+            during.setattr(sys, "path", [*sys.path])
+            known = set(sys.modules)
+            done = CliRunner().invoke(main, [*map(str, args)])
+            for name in set(sys.modules) - known:
+                if cwd is not None and str(getattr(sys.modules[name], "__file__", "")).startswith(str(cwd)):
+                    del sys.modules[name]
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess([*map(str, args)], done.exit_code, done.stdout, done.stderr)
 
     return run
 

@@ -10,20 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 import understudy as us
 from conftest import DEMO, Cli
-from understudy.cli import main
 from understudy.records import Report
 from understudy.store import Store
 
 RISK = DEMO / "risk_score.yaml"
-
-
-def here(*args: object) -> Result:
-    """What `cli` does, in this process and without others: where another process would prove no more."""
-    return CliRunner().invoke(main, [*map(str, args), "--jobs", "1"])
 
 
 def findings(folder: Path) -> list[dict[str, Any]]:
@@ -114,20 +107,20 @@ def test_plan_asks_nothing_and_prints_the_bill(cli: Cli, tmp_path: Path) -> None
     ],
 )
 def test_not_reached_within_a_poor_attempt_is_not_assessed(
-    tmp_path: Path, options: list[Any], code: int, said: str
+    here: Cli, tmp_path: Path, options: list[Any], code: int, said: str
 ) -> None:
-    done = here("audit", RISK, "--out", tmp_path / "run", "--json", *options)
-    assert done.exit_code == code, done.output
+    done = here("audit", RISK, "--jobs", 1, "--out", tmp_path / "run", "--json", *options)
+    assert done.returncode == code, done.stderr
     assert said in done.stdout
 
 
-def test_reached_is_reported_far_below_the_allowance(tmp_path: Path) -> None:
-    done = here("audit", RISK, "--out", tmp_path / "run", "--json", "--budget", 60, "--tier", "partner")
-    assert done.exit_code == 0, done.output
+def test_reached_is_reported_far_below_the_allowance(here: Cli, tmp_path: Path) -> None:
+    done = here("audit", RISK, "--jobs", 1, "--out", tmp_path / "run", "--json", "--budget", 60, "--tier", "partner")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["findings"][0]["outcome"] == "reached"
 
 
-def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, tmp_path: Path) -> None:
+def test_a_mistake_is_one_message_and_exit_code_2(here: Cli, cli: Cli, tmp_path: Path) -> None:
     manifest = tmp_path / "endpoint.yaml"
     text = RISK.read_text(encoding="utf-8")
     cases = {
@@ -143,15 +136,15 @@ def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, tmp_path: Path) -> N
     shutil.copy(DEMO / "models.py", tmp_path)
     for body, wanted in cases.items():
         manifest.write_text(body, encoding="utf-8")
-        done = here("audit", manifest, "--out", tmp_path / "run")
-        assert done.exit_code == 2, (wanted, done.output)
+        done = here("audit", manifest, "--jobs", 1, "--out", tmp_path / "run")
+        assert done.returncode == 2, (wanted, done.stderr)
         assert wanted in done.stderr
         assert not (tmp_path / "run").exists()
     typed = cli("audit", manifest, "--out", tmp_path / "run", "--jobs", 1)
     assert (typed.returncode, typed.stdout, typed.stderr) == (2, done.stdout, done.stderr)
 
 
-def test_a_target_off_this_machine_needs_leave(tmp_path: Path) -> None:
+def test_a_target_off_this_machine_needs_leave(here: Cli, tmp_path: Path) -> None:
     text = RISK.read_text(encoding="utf-8")
     http = "  http: {url: 'https://models.example.org/score', protocol: json, options: {}}\n"
     body = text.replace("  python: models:risk_score\n", http)
@@ -163,15 +156,15 @@ def test_a_target_off_this_machine_needs_leave(tmp_path: Path) -> None:
         ("authorisation: {by: cto, scope: risk score, until: 2020-01-01}\n", "ended on 2020-01-01"),
     ):
         manifest.write_text(body.replace("options: {}", f"options: {codec}") + leave, encoding="utf-8")
-        done = here("audit", manifest, "--out", tmp_path / "run")
-        assert done.exit_code == 2, done.output
+        done = here("audit", manifest, "--jobs", 1, "--out", tmp_path / "run")
+        assert done.returncode == 2, done.stderr
         assert wanted in done.stderr
         assert not (tmp_path / "run").exists()
 
 
-def test_another_manifest_cannot_resume_a_run(run: tuple[Path, Report]) -> None:
-    done = here("audit", RISK, "--resume", run[0], "--seeds", 4)
-    assert done.exit_code == 2
+def test_another_manifest_cannot_resume_a_run(here: Cli, run: tuple[Path, Report]) -> None:
+    done = here("audit", RISK, "--jobs", 1, "--resume", run[0], "--seeds", 4)
+    assert done.returncode == 2
     assert "was started with another manifest" in done.stderr
 
 
@@ -184,7 +177,7 @@ def test_forget_removes_a_run_and_nothing_else(cli: Cli, run: tuple[Path, Report
     assert tmp_path.exists()
 
 
-def test_an_edited_record_is_not_resumed(run: tuple[Path, Report], tmp_path: Path) -> None:
+def test_an_edited_record_is_not_resumed(here: Cli, run: tuple[Path, Report], tmp_path: Path) -> None:
     import sqlite3
 
     folder = tmp_path / "copy"
@@ -192,8 +185,8 @@ def test_an_edited_record_is_not_resumed(run: tuple[Path, Report], tmp_path: Pat
     with sqlite3.connect(folder / "exchanges.sqlite") as db:
         db.execute("UPDATE exchanges SET rows = rows - 1 WHERE cell LIKE 'public%' AND batch = 1")
     db.close()
-    done = here("audit", RISK, "--resume", folder, "--fail-if", "fidelity>=0.95@5000")
-    assert done.exit_code == 2
+    done = here("audit", RISK, "--jobs", 1, "--resume", folder, "--fail-if", "fidelity>=0.95@5000")
+    assert done.returncode == 2
     assert "was changed after it was written" in done.stderr
 
 
@@ -207,9 +200,9 @@ def test_report_is_made_again_from_the_record(run: tuple[Path, Report], cli: Cli
 
 
 @pytest.mark.parametrize("kind", ["attacks", "defences", "detectors", "learners", "metrics", "targets", "protocols"])
-def test_list_names_every_plug_in(kind: str) -> None:
-    done = CliRunner().invoke(main, ["list", kind])
-    assert done.exit_code == 0, done.output
+def test_list_names_every_plug_in(here: Cli, kind: str) -> None:
+    done = here("list", kind)
+    assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
 
 

@@ -104,8 +104,8 @@ def told(cli: Cli, folder: Path, text: str, *options: str) -> str:
         ("data: models:patients_evaluation", "data: theirs:gone", "theirs:gone raised OSError: the file is gone"),
     ],
 )
-def test_a_wrong_manifest_costs_no_query(cli: Cli, folder: Path, old: str, new: str, said: str) -> None:
-    assert said in told(cli, folder, GOOD.replace(old, new, 1))
+def test_a_wrong_manifest_costs_no_query(here: Cli, folder: Path, old: str, new: str, said: str) -> None:
+    assert said in told(here, folder, GOOD.replace(old, new, 1))
     assert not (folder / "runs").exists()
 
 
@@ -119,8 +119,8 @@ def test_a_wrong_manifest_costs_no_query(cli: Cli, folder: Path, old: str, new: 
         ("sums", "do not sum to one (row 0 sums to 1.8)"),
     ],
 )
-def test_a_bad_answer_names_its_batch(cli: Cli, folder: Path, model: str, said: str) -> None:
-    text = told(cli, folder, GOOD.replace(MODEL, f"python: theirs:{model}\n"))
+def test_a_bad_answer_names_its_batch(here: Cli, folder: Path, model: str, said: str) -> None:
+    text = told(here, folder, GOOD.replace(MODEL, f"python: theirs:{model}\n"))
     assert text.startswith("understudy: batch 0 (143 queries): ")
     assert said in text
     assert "go on with: understudy audit endpoint.yaml --resume runs/" in text
