@@ -58,6 +58,25 @@ def test_audits_and_confirmed_abusers_are_left_out_and_a_level_is_refused() -> N
     assert (learnt.calibration.made, learnt.calibration.model) == (1e9, "v2")
 
 
+def test_a_cohort_that_the_guard_cannot_know_is_named() -> None:
+    log = [asked(f"a{i}", rows(16, i)) for i in range(400)]
+    log = [replace(q, segment="tools") if i < 200 else q for i, q in enumerate(log)]
+    owned = rows(300, 1000)
+
+    def notes(declared: frozenset[str]) -> list[str]:
+        learnt = learn(
+            *(owned, MODEL.query(owned), log, np.random.default_rng(0)),
+            **{"made": 1e9, "model": "v2", "level": 0.05, "horizon": 16, "leak": False},
+            declared=lambda principal, party: "tools" if party in declared else None,
+        )
+        assert set(learnt.calibration.segments) == {"tools"}
+        return [note for note in learnt.notes if note.startswith("warning")]
+
+    few = frozenset(f"of a{i}" for i in range(150))
+    assert [note.split(" are in it")[0] for note in notes(few)] == ["warning: 50 of 200 accounts of segment 'tools'"]
+    assert notes(few | {f"of a{i}" for i in range(200)}) == []
+
+
 def test_the_meter_is_held_against_trained_substitutes() -> None:
     rng, owned = np.random.default_rng(1), rows(1200, 3)
     meter = LeakMeter.fit(owned, MODEL.query(owned), rng)

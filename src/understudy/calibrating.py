@@ -64,6 +64,7 @@ def learn(
     traffic: bool = False,
     also: Sequence[str] = (),
     ask: Callable[[Any], Answers] | None = None,
+    declared: Callable[[str, str], str | None] | None = None,
 ) -> Learnt:
     """Calibrate on the accounts of a log, account by account in time order.
 
@@ -71,7 +72,8 @@ def learn(
     principals or parties that are known to have abused the endpoint; only confirmed ones, since leaving out whatever
     looks extreme breaks the bound. Accounts of the owner's audits are left out. `traffic`: rank when accounts ask, too,
     which is all there is where nobody's inputs were kept; `also`: more detectors; `ask`: the model, for made-up rows
-    (n, d), on which substitutes are trained too. Raises UsageError where too little is left.
+    (n, d), on which substitutes are trained too; `declared`: the segment that the guard will take a principal and party
+    to be in. Raises UsageError where too little is left.
     """
     found = _Accounts(queries, excluded, horizon, horizon * 2 ** (epochs - 1) if horizon else _LIFE)
     lives = iter(found)
@@ -104,7 +106,10 @@ def learn(
             for bracket, truth in meter.truths.items()
         ]
         calibration = replace(calibration, leak=meter)
-    return Learnt(calibration, (*notes, *remarks(calibration)), refuse(calibration))
+    notes += remarks(calibration)
+    if declared is not None:
+        notes += unknown_live(calibration, found.segments, declared)
+    return Learnt(calibration, tuple(notes), refuse(calibration))
 
 
 def remarks(calibration: Calibration) -> Iterator[str]:
@@ -134,6 +139,23 @@ def remarks(calibration: Calibration) -> Iterator[str]:
         )
 
 
+def unknown_live(
+    calibration: Calibration, told: Sequence[tuple[str, str, str]], declared: Callable[[str, str], str | None]
+) -> Iterator[str]:
+    """Cohorts with accounts that only the log's own field tells: the guard has none, and holds them against others.
+
+    `told`: principal, party and segment of the accounts that have one.
+    """
+    for name in calibration.segments:
+        mine = [(principal, party) for principal, party, segment in told if segment == name]
+        lost = sum(declared(*account) != name for account in mine)
+        if lost:
+            yield (
+                f"warning: {lost} of {len(mine)} accounts of segment {name!r} are in it by the log's own field alone; "
+                "`understudy guard` knows only monitor.segments and will hold them against other accounts: declare them"
+            )
+
+
 class _Accounts:
     """The accounts of a log to learn from, one at a time, so that what they asked need not be held.
 
@@ -148,6 +170,7 @@ class _Accounts:
         self._missed, self._full = set(excluded), False
         self.blind: list[_Life] = []
         self.longest: list[_Life] = []
+        self.segments: list[tuple[str, str, str]] = []  # principal, party and segment, where there is one
 
     def __iter__(self) -> Iterator[_Life]:
         sizes, counts = list[int](), Counter[tuple[bool, bool]]()  # of the longest; by inputs kept, and old enough
@@ -169,6 +192,8 @@ class _Accounts:
             if counts[kept, n >= self._horizon] == _MOST:
                 continue
             counts[kept, n >= self._horizon] += 1
+            if (segment := life[0].segment) is not None:
+                self.segments.append((principal, life[0].party, segment))
             if not kept:
                 self.blind.append([replace(q, inputs=None) for q in life])
             else:

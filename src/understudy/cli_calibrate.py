@@ -73,6 +73,7 @@ def calibrate(
         leak=not no_leak,
         traffic=part.traffic,
         also=part.also,
+        declared=part.segment,
         ask=lambda x: endpoint.owned(x.reshape(len(x), *endpoint.evaluation.shape[1:])),
     )
     path = out or manifest.resolve().parent / part.calibration
