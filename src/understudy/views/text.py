@@ -29,6 +29,7 @@ _LONGEST = 20_000  # characters of a text that are read
 _TEMPLATE, _LATEST, _SHARED, _FEW = 6, 20, 0.8, 5  # words; of so many texts; share that has them; texts that tell
 _OPENING = 3  # words by which texts of one template are told
 _BAG, _KEPT = 48, 32  # buckets of words, numbers of the embedding that are kept of a text
+_SOME = 16  # texts up to which bags are compared pair by pair; of more, bucket by bucket is quicker
 _KEY = slice(0, 2)
 _NEW, _SIZE = 2, 3
 _HEAD, _TAIL = slice(4, 4 + _TEMPLATE), slice(4 + _TEMPLATE, 4 + 2 * _TEMPLATE)
@@ -163,10 +164,7 @@ class TextScale(Arrays):
         """Hold `rows` against `ring` and each other: an edit puts in or takes out max(2, 25 %) of the words at most."""
         earlier, start = np.concatenate([ring, rows]), len(ring)
         hidden = unseen(start, len(rows))
-        changed = np.zeros(hidden.shape, np.int16)
-        bags = earlier[:, _COUNTS].astype(np.int16)
-        for a, b in zip(np.ascontiguousarray(bags[start:].T), np.ascontiguousarray(bags.T), strict=True):
-            changed += np.abs(a[:, None] - b)
+        changed = _apart(earlier[:, _COUNTS], start)
         changed[hidden] = UNKNOWN
         fewest = changed.min(1, initial=UNKNOWN)
         edit = np.maximum(2, rows[:, _SIZE] / 4)
@@ -181,6 +179,18 @@ class TextScale(Arrays):
         sizes = view.tokens.sizes if view.tokens is not None else np.zeros(len(view))
         found: Bools = (sizes == 0) | (sizes > self.longest)
         return found
+
+
+def _apart(bags: Floats32, start: int) -> NDArray[np.int16]:
+    """(n, m) words put in and taken out between each bag (m, 48) and those from `start` on."""
+    if len(bags) - start <= _SOME:
+        from scipy.spatial.distance import cdist
+
+        return cdist(bags[start:], bags, "cityblock").astype(np.int16)
+    found, counts = np.zeros((len(bags) - start, len(bags)), np.int16), bags.astype(np.int16)
+    for a, b in zip(np.ascontiguousarray(counts[start:].T), np.ascontiguousarray(counts.T), strict=True):
+        found += np.abs(a[:, None] - b)
+    return found
 
 
 def _text(given: object) -> str:
