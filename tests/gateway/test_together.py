@@ -17,9 +17,11 @@ from redis_server import BINARY, Server
 from understudy.gateway import shared
 from understudy.gateway.entries import Aside, Entry, pack_aside, pack_exchange, unpack
 from understudy.gateway.feed import Done, Feed
+from understudy.gateway.metrics import Watched
 from understudy.gateway.pool import Pool
 from understudy.gateway.states import ALONE
 from understudy.gateway.together import PARTIAL, ordered
+from understudy.gateway.watcher import Lookout
 from understudy.history import Kept, Place, Row
 from understudy.types import Answers, Signal
 
@@ -249,6 +251,18 @@ def test_a_server_that_was_emptied_loses_nothing(machines: Machines) -> None:
     assert lost == 0
 
 
+def decides(machines: Machines, i: int) -> tuple[bool, float]:
+    """Whether a machine decides, and what its watcher tells Prometheus of it."""
+    service = machines.desks[i].service
+    assert service.manifest.monitor is not None
+    lookout = Lookout(service, service.manifest.monitor, machines.server.url)
+    lookout._feed = feed = machines.feeds[i]
+    lookout._tell(Done())
+    lookout._feed = None
+    lookout.close(machines.now)
+    return feed.decides, Watched.of()._decides.labels(service.id)._value.get()
+
+
 def test_who_joins_late_leaves_it_to_those_who_know_more(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     machines.join()
     machines.step()
@@ -261,6 +275,8 @@ def test_who_joins_late_leaves_it_to_those_who_know_more(machines: Machines, mon
     machines.step(0, 1, 0, 1)
     assert PARTIAL in machines.feeds[1]._places
     assert machines.state(1, "thief-1") is None
+    assert decides(machines, 0) == (True, 1.0)
+    assert decides(machines, 1) == (False, 0.0)
     machines.ask(1, "thief-1", machines.thief(12))
     late, early = machines.step(1, 0)
     assert (late.made, late.alarmed) == ([], [])
@@ -269,6 +285,7 @@ def test_who_joins_late_leaves_it_to_those_who_know_more(machines: Machines, mon
     assert machines.step(1)[0].made == []
     monkeypatch.setattr(shared, "SILENT", -1.0)  # as if the first had not been heard of for ten seconds
     assert [r.name for r in machines.step(1)[0].made] == ["key:other-1"]
+    assert decides(machines, 1) == (True, 1.0)
 
 
 def test_what_is_missing_is_counted(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,12 +190,17 @@ class Feed:
         """Machines that are followed; 0 while others are out of reach."""
         return 1 if self._together is None else 0 if self.alone else self._together.machines
 
+    @property
+    def decides(self) -> bool:
+        """Whether this machine decides about accounts; one whose copy has gaps leaves it to those that know more."""
+        return self._together is None or self.alone or self._together.decides(self._places)
+
     # deciding
 
     def _decide_all(self, touched: dict[str, Account], now: float, done: Done) -> None:
         """Decide about these accounts, or leave it to a machine that knows more of them for as long as it is heard."""
         late = {who: since for who, since in self._waiting.items() if now - since < 6 * SILENT}
-        if self._together is None or self.alone or self._together.decides(self._places):
+        if self.decides:
             self._waiting = {}
             for principal in late:
                 if principal not in touched and (account := self.states.get(principal)) is not None:

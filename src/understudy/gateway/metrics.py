@@ -88,6 +88,7 @@ class Watched:
         self._lag = gauge("lag_seconds", "Age of the latest exchange of the last look that found any.")
         self._behind = gauge("behind", "Exchanges on record that are not followed yet, at least.")
         self._machines = gauge("machines", "Machines that are followed together; 0 while this one goes on alone.")
+        self._decides = gauge("decides", "1 where this machine decides about accounts; 0 where its copy has gaps.")
         self._unsent = gauge("unsent", "Alerts that wait for a sink.")
 
     @staticmethod
@@ -103,9 +104,10 @@ class Watched:
         self._lag.labels(endpoint).set(lag)
         self._behind.labels(endpoint).set(behind)
 
-    def together(self, endpoint: str, machines: int) -> None:
-        """How many machines share the watch."""
+    def together(self, endpoint: str, machines: int, decides: bool) -> None:
+        """How many machines share the watch, and whether this one decides."""
         self._machines.labels(endpoint).set(machines)
+        self._decides.labels(endpoint).set(decides)
 
     def delivered(self, endpoint: str, done: int, failed: int, unsent: int) -> None:
         """One round of deliveries."""

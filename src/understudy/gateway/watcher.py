@@ -30,6 +30,7 @@ _PAUSE = 0.5  # seconds between looks where nothing waits
 _TROUBLED = 10.0  # seconds between tries of what went wrong
 _LAST = 5.0  # seconds that what is left may take at the end
 _LOOK = 5.0  # seconds between looks for another calibration
+_GAPS = "this machine's copy of the watch has gaps: it follows, and leaves decisions to machines that know more"
 
 
 class Lookout:
@@ -45,6 +46,7 @@ class Lookout:
         self._feed: Feed | None = None
         self._stamp: tuple[int, int] | None = None
         self._due, self._again, self._told = 0.0, 0.0, ""
+        self._decides = True
         self._ended = threading.Event()
         self._delivery = Delivery(service.folder, monitor)
         self._postman = threading.Thread(target=self._deliver, daemon=True, name="delivery")
@@ -116,6 +118,8 @@ class Lookout:
                     "a step of the ladder can never act: the calibration has no leak meter",
                     endpoint=self.service.id, step=self._monitor.name(i),
                 )  # fmt: skip
+        for name in calibration.segments.keys() - self._monitor.segments.keys():
+            log().warning("nobody is in a segment of the calibration: declare it", endpoint=self.service.id, name=name)
         if calibration.threshold is None:
             log().warning("too few benign accounts for this level: no alarm is raised", endpoint=self.service.id)
 
@@ -129,7 +133,11 @@ class Lookout:
         watched, endpoint = Watched.of(), self.service.id
         watched.count(endpoint, done.exchanges, done.lost + done.damaged, done.lag, done.behind)
         if self._pool is not None and self._feed is not None:
-            watched.together(endpoint, self._feed.machines)
+            watched.together(endpoint, self._feed.machines, self._feed.decides)
+            if self._feed.decides != self._decides:
+                self._decides = self._feed.decides
+                say = log().info if self._decides else log().warning
+                say("this machine decides" if self._decides else _GAPS, endpoint=endpoint)
         if done.lost or done.damaged:
             log().error("exchanges were not watched", endpoint=endpoint, removed=done.lost, damaged=done.damaged)
         for principal in done.alarmed:
