@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import test_watch_forms as forms
 from test_watch import account, answer, benign, calibration, noise
 from understudy.leak import LeakSketch, Received
-from understudy.types import Answers, Signal
+from understudy.types import Answers, Array, Signal
 from understudy.watch import Queries, State, Watch
 from understudy.watch.crowd import FEW, kind, takes
 
@@ -117,3 +118,47 @@ def test_it_leaves_as_it_was_whom_it_cannot_follow() -> None:
     fresh.sketch = None
     assert states[2].to_bytes() == fresh.to_bytes()
     assert watch.advance_each([], []) == []
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["benign", "template", "words", "odd"]),
+            st.sampled_from([0, 1, 7, 40, 530]),  # asked before
+            st.lists(st.sampled_from([1, 2, 5, FEW]), min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+def test_many_accounts_of_texts_are_each_by_itself(accounts: list[tuple[str, int, list[int]]]) -> None:
+    watch = Watch(forms.calibration("text"))
+    together, apart = list[State](), list[State]()
+    for i, (_, before, _) in enumerate(accounts):
+        state = watch.fresh(f"a{i}", "p")
+        if before:
+            watch.advance(state, forms.account("text", f"a{i}", texts_of("benign", before, i)))
+        together.append(State.from_bytes(state.to_bytes()))
+        apart.append(State.from_bytes(state.to_bytes()))
+    for turn in range(3):
+        of = [(i, asks, more[turn]) for i, (asks, _, more) in enumerate(accounts) if turn < len(more)]
+        batch = [forms.account("text", f"a{i}", texts_of(asks, n, 10 * turn + i)) for i, asks, n in of]
+        assert watch.advance_each([together[i] for i, *_ in of], batch) == []
+        for (i, *_), queries in zip(of, batch, strict=True):
+            watch.advance(apart[i], queries)
+    for one, other in zip(together, apart, strict=True):
+        assert (one.n, one.counts, one.since, one.until) == (other.n, other.counts, other.since, other.until)
+        assert np.array_equal(one.ring[:, :64], other.ring[:, :64])  # hashes, ends and counts of words
+        np.testing.assert_allclose(one.ring, other.ring, 0, 1e-5)
+        np.testing.assert_allclose(one.first, other.first, 0, 2e-3)  # a distance of nearly nothing rounds
+        np.testing.assert_allclose(one.peak, other.peak, 0, 0.05)
+
+
+def texts_of(asks: str, n: int, seed: int) -> Array:
+    if asks == "words":
+        return np.resize(np.random.default_rng(seed).permutation(forms.single_words()), n)
+    if asks == "odd":
+        return np.array([["", "\ud800", "a", "  "][k % 4] for k in range(n)], object)
+    x = forms.benign("text", seed, max(n, 2))[:n]
+    return forms.within_template(x) if asks == "template" else x

@@ -7,8 +7,9 @@ Harshman, JASIS 41, 1990): a truncated SVD of TF-IDF weights, small enough to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import ClassVar, Self
 from zlib import crc32
@@ -38,7 +39,7 @@ _PLACE = slice(_COUNTS.stop, _COUNTS.stop + _KEPT)
 _DIGITS = str.maketrans("123456789", "000000000")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """The words of n texts, one after the other.
 
@@ -50,12 +51,12 @@ class Tokens:
     at: NDArray[np.int64]
     starts: NDArray[np.int64]
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """(n,) words of each text."""
         return self.starts[1:] - self.starts[:-1]
 
-    @property
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """(t,) the text that each word is of."""
         return np.repeat(np.arange(len(self.starts) - 1), self.sizes)
@@ -123,20 +124,70 @@ class TextScale(Arrays):
         """
         if inputs.dtype.kind not in "OUT" or inputs.ndim != 1:
             raise InputError("the calibration was made on texts; these are none")
+        raw, own = self._read(inputs)
+        ring = np.zeros((0, self.columns), np.float32) if ring is None else ring
+        ends = slice(_TAIL.stop)  # what else is kept of a text says nothing of templates
+        earlier = np.concatenate([ring[:, ends], own[:, ends]])
+        own[:, _NEW] = earlier[len(ring) :, _NEW] = _new(earlier[:, _KEY], len(ring))
+        place = len(ring) + np.arange(len(own))
+        tokens = raw.take(_beyond_template(raw, earlier, place, np.maximum(place - WINDOW, 0)))
+        return View(self, inputs, own, self._fill(own, tokens), labels, margin, tokens)
+
+    def view_each(
+        self, inputs: Array, labels: NDArray[np.int64], margin: Floats, rings: Sequence[Floats32], asked: Sequence[int]
+    ) -> View:
+        """`view` of several accounts' texts, `asked` of each and one account after another, beside their earlier ones.
+
+        Each account takes up as much of `earlier` as the longest; `changed` (n, longest) is against its own part of it.
+        """
+        raw, own = self._read(inputs)
+        kept, many = np.array([len(ring) for ring in rings]), np.array(asked)
+        longest, account = int((kept + many).max()), np.repeat(np.arange(len(rings)), many)
+        at = (kept - np.cumsum(many) + many)[account] + np.arange(len(own))  # where each stands in its account
+        earlier = np.zeros((len(rings), longest, self.columns), np.float32)
+        for mine, ring in zip(earlier, rings, strict=True):
+            mine[: len(ring)] = ring
+        earlier[account, at] = own
+        before = np.arange(longest)
+        hidden = (before >= at[:, None]) | (before < at[:, None] - WINDOW)
+        same = (earlier[account][:, :, _KEY] == own[:, None, _KEY]).all(2) & ~hidden
+        earlier[account, at, _NEW] = own[:, _NEW] = ~same.any(1)
+        first = account * longest
+        flat, place = earlier.reshape(-1, self.columns), first + at
+        tokens = raw.take(_beyond_template(raw, flat, place, np.maximum(place - WINDOW, first)))
+        z = self._fill(own, tokens)
+        earlier[account, at] = own
+        changed, bags = np.zeros(hidden.shape, np.int16), earlier[:, :, _COUNTS].astype(np.int16)
+        for theirs in np.ascontiguousarray(bags.transpose(2, 0, 1)):
+            changed += np.abs(theirs[account] - theirs[account, at][:, None])
+        changed[hidden] = UNKNOWN
+        points = np.ascontiguousarray(earlier[:, :, _PLACE])
+        apart = np.einsum("amd,amd->am", points, points)[account]
+        apart -= 2 * np.einsum("nmd,nd->nm", points[account], own[:, _PLACE])
+        apart[hidden] = np.inf
+        nearest, alone = apart.argmin(1), hidden.all(1)
+        distance = np.linalg.norm(own[:, _PLACE] - points[account, nearest], axis=1).astype(np.float64)
+        near = np.where(alone, -1, nearest + first)
+        past = self._own(own, flat, near, np.where(alone, np.inf, distance), place, changed)
+        return View(self, inputs, own, z, labels, margin, tokens, past)
+
+    def _read(self, inputs: Array) -> tuple[Tokens, Floats32]:
+        """The words of texts, and what is kept of these as they are."""
         hashes, starts = _hashed(inputs)
         raw = Tokens(hashes, _found(self.words, hashes), starts)
-        ring = np.zeros((0, self.columns), np.float32) if ring is None else ring
         own = np.zeros((len(inputs), self.columns), np.float32)
         own[:, _KEY] = [_key(text) for text in inputs] if len(inputs) else np.zeros((0, 2))
         own[:, _HEAD], own[:, _TAIL] = _ends(raw)
-        own[:, _NEW] = _new(np.concatenate([ring, own])[:, _KEY], len(ring))
-        tokens = raw.take(_beyond_template(raw, np.concatenate([ring, own]), len(ring)))
+        return raw, own
+
+    def _fill(self, own: Floats32, tokens: Tokens) -> Floats32:
+        """Fill in what is kept of texts without their template; their embeddings."""
         z = self.embed(tokens)
         own[:, _SIZE] = tokens.sizes
         buckets = tokens.rows * _BAG + tokens.hashes % _BAG
         own[:, _COUNTS] = np.bincount(buckets, minlength=len(own) * _BAG).reshape(-1, _BAG)
         own[:, _PLACE] = z @ self.kept
-        return View(self, inputs, own, z, labels, margin, tokens)
+        return z
 
     def numbers(self, inputs: Array) -> Floats32:
         """(n, k + 16) embeddings of texts as they are, templates included, each number about as large as 1."""
@@ -166,13 +217,21 @@ class TextScale(Arrays):
         hidden = unseen(start, len(rows))
         changed = _apart(earlier[:, _COUNTS], start)
         changed[hidden] = UNKNOWN
-        fewest = changed.min(1, initial=UNKNOWN)
-        edit = np.maximum(2, rows[:, _SIZE] / 4)
         nearest, distance = neighbours(np.ascontiguousarray(earlier[:, _PLACE]), start, hidden)
-        repeat = rows[:, _NEW] == 0
-        return Own(
-            rows, earlier, nearest, distance, start + np.arange(len(rows)), repeat, ~repeat & (fewest > edit), changed
-        )
+        return self._own(rows, earlier, nearest, distance, start + np.arange(len(rows)), changed)
+
+    def _own(
+        self,
+        rows: Floats32,
+        earlier: Floats32,
+        nearest: NDArray[np.int64],
+        distance: Floats,
+        place: NDArray[np.int64],
+        changed: NDArray[np.int16],
+    ) -> Own:
+        repeat, fewest = rows[:, _NEW] == 0, changed.min(1, initial=UNKNOWN)
+        fresh = ~repeat & (fewest > np.maximum(2, rows[:, _SIZE] / 4))
+        return Own(rows, earlier, nearest, distance, place, repeat, fresh, changed)
 
     def outside(self, view: View) -> Bools:
         """(n,) True where a text has no words, or more than any of the reference: a matter of data quality."""
@@ -253,23 +312,22 @@ def _new(keys: Floats32, start: int) -> Bools:
     return found
 
 
-def _beyond_template(tokens: Tokens, rows: Floats32, start: int) -> Bools:
-    """(t,) True for the words that are no part of the account's template.
+def _beyond_template(tokens: Tokens, rows: Floats32, mine: NDArray[np.int64], low: NDArray[np.int64]) -> Bools:
+    """(t,) True for the words that are no part of the account's template. Each text stands at `mine` in `rows`, and is
+    held against those from `low` on.
 
     A template: up to six words at either end that 80 % of the account's last 20 different texts have there too.
     """
-    n = len(rows) - start
     different = np.flatnonzero(rows[:, _NEW] > 0)
-    mine = start + np.arange(n)
     upto = different.searchsorted(mine)
     at = upto[:, None] - 1 - np.arange(_LATEST)
     there = at >= 0
     latest = different[np.maximum(at, 0)] if len(different) else np.zeros_like(at)
-    there &= latest >= mine[:, None] - WINDOW
+    there &= latest >= low[:, None]
     enough = there.sum(1) >= _FEW
     cut = []
     for part in (_HEAD, _TAIL):
-        agree = np.logical_and.accumulate(rows[start:, None, part] == rows[latest][:, :, part], axis=2)
+        agree = np.logical_and.accumulate(rows[mine][:, None, part] == rows[latest][:, :, part], axis=2)
         share = (agree & there[:, :, None]).sum(1) / np.maximum(there.sum(1), 1)[:, None]
         cut.append(np.where(enough, (share >= _SHARED).sum(1), 0))
     ahead = np.minimum(cut[0], np.maximum(tokens.sizes - 1, 0))  # one word is left

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from understudy.leak import Received
 from understudy.types import Answers, Array, Floats
-from understudy.views import WINDOW, Floats32, Scale, View, gap, labels
-from understudy.views.base import Bools
+from understudy.views import WINDOW, Floats32, Scale, TextScale, View, gap, labels
 from understudy.watch.calibration import Calibration, Cohort
 from understudy.watch.queries import Queries
-from understudy.watch.scoring import Scorer
+from understudy.watch.scoring import ALARM_SETS, Scorer
 from understudy.watch.state import FIRST, State
 from understudy.watch.wealth import MARGIN, UNUSUAL, Purse, bets, coins_at, p_of
 
 FEW = 32  # queries of one account up to which sharing pays
+_TEXTS = 2**14  # texts that are laid beside those asked, in a group; each is 96 numbers
 _ROOM = 2**17  # numbers in the table of changed fields, all of a group against all
 
 
@@ -41,28 +41,42 @@ class Followed:
 
 
 def takes(calibration: Calibration, state: State, queries: Queries) -> bool:
-    """Whether an account's queries are followed with others': a few rows of numbers, and no approval by a human."""
+    """Whether they are followed with other accounts': a few rows of numbers or texts, and no approval by a human."""
     scorer, inputs = calibration.scorer, queries.inputs
     if inputs is None or not 0 < len(queries) <= FEW or state.own or queries.principal != state.principal:
         return False
-    if not isinstance(scorer.form, Scale) or scorer.timed or scorer.blind:
+    if scorer.timed or scorer.blind or not scorer.form.takes(inputs.shape[1:]):
         return False
-    return inputs.dtype.kind in "fiub" and scorer.form.takes(inputs.shape[1:])
+    if isinstance(scorer.form, TextScale):
+        return inputs.dtype.kind in "OUT" and set(scorer.names) <= set(ALARM_SETS["text"])
+    return isinstance(scorer.form, Scale) and inputs.dtype.kind in "fiub"
 
 
 def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Queries]) -> list[Followed]:
     """Accounts that `takes` says yes to, each once, of one `kind` all. Nothing is changed."""
     scorer, form = calibration.scorer, calibration.scorer.form
-    assert isinstance(form, Scale)
     lengths = np.array([len(q) for q in batch])
     ends = np.cumsum(lengths)
     rows = [slice(end - n, end) for n, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
-    inputs = np.concatenate([q.inputs.reshape(len(q), -1) for q in batch if q.inputs is not None])
+    kept = [q.inputs for q in batch if q.inputs is not None]
+    inputs = np.concatenate([x if isinstance(form, TextScale) else x.reshape(len(x), -1) for x in kept])
     answers = Answers.concat([q.answers for q in batch])
     margins = [q.margin for q in batch if q.margin is not None]
     classes, margin = labels(answers), np.concatenate(margins) if margins else gap(answers)
-    view = form.view(inputs, classes, margin)
-    scores, repeat, fresh = _scores(scorer, form, view, [s.ring for s in states], rows)
+    scores, own = np.empty((len(inputs), len(scorer.names))), np.empty((len(inputs), form.columns), np.float32)
+    repeat, fresh, outside = np.zeros((3, len(inputs)), np.bool_)
+    for mine, part in _views(scorer, inputs, classes, margin, [s.ring for s in states], rows, scores):
+        assert part.past is not None
+        own[mine], repeat[mine], fresh[mine], outside[mine] = (
+            *(part.own, part.past.repeat, part.past.fresh),
+            form.outside(part),
+        )
+        for j, detector in enumerate(scorer.detectors):
+            if detector.looks_back or not form.singly:
+                scores[mine, j] = detector.score(part)
+    for j, detector in enumerate(scorer.detectors):
+        scores[repeat if detector.bets_on == "new" else ~fresh, j] = np.nan
+    scores = scores.astype(np.float32).astype(np.float64)
     e, purses = np.ones(scores.shape), dict[int, Purse]()
     by_cohort: dict[int, tuple[Cohort, list[int]]] = {}
     for i, state in enumerate(states):
@@ -84,14 +98,14 @@ def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Qu
     z, born = np.empty(len(scores)), np.repeat([state.born for state in states], lengths)
     for cohort, mine in cohorts:
         z[mine] = cohort.normaliser.at(peaks[mine], first[mine] - born[mine] + 1).max(1)
-    sums = np.stack([repeat, fresh, form.outside(view)], 1).astype(np.int64)
+    sums = np.stack([repeat, fresh, outside], 1).astype(np.int64)
     totals = np.add.reduceat(sums, ends - lengths).tolist()
     tails = np.add.reduceat(np.stack([e != 1, e > UNUSUAL], 1).astype(np.float64), ends - lengths)
     received = None if calibration.leak is None else calibration.leak.received(inputs, answers)
     return [
         Followed(
             *(scores[mine], tails[i], z[mine], peaks[mine.stop - 1].copy(), purses[i]),
-            np.concatenate([states[i].ring, view.own[mine]])[-WINDOW:],
+            np.concatenate([states[i].ring, own[mine]])[-WINDOW:],
             tuple(totals[i]),
             None if received is None else received.part(mine),
         )
@@ -118,36 +132,42 @@ def commit(state: State, queries: Queries, one: Followed) -> None:
     state.since, state.until = min(state.since, float(queries.at[0])), max(state.until, float(queries.at[-1]))
 
 
-def _scores(
-    scorer: Scorer, form: Scale, view: View, rings: Sequence[Floats32], rows: Sequence[slice]
-) -> tuple[Floats, Bools, Bools]:
-    """(all rows, s) scores, and which rows are repeats, and no edits either."""
-    found = np.empty((len(view), len(scorer.names)))
-    repeat, fresh = np.zeros(len(view), np.bool_), np.zeros(len(view), np.bool_)
+def _views(
+    scorer: Scorer,
+    inputs: Array,
+    classes: NDArray[np.int64],
+    margin: Floats,
+    rings: Sequence[Floats32],
+    rows: Sequence[slice],
+    scores: Floats,
+) -> Iterator[tuple[Array, View]]:
+    """Which rows, and how they look beside their accounts' earlier ones, some accounts at a time. Of numbers, `scores`
+    that do not look back are filled in for all at once.
+    """
+    form, asked = scorer.form, [r.stop - r.start for r in rows]
+    whole = None if isinstance(form, TextScale) else form.view(inputs, classes, margin)
     for j, detector in enumerate(scorer.detectors):
-        if not detector.looks_back:
-            found[:, j] = detector.score(view)
-    for members in _groups([len(r) for r in rings], [r.stop - r.start for r in rows]):
+        if whole is not None and not detector.looks_back:
+            scores[:, j] = detector.score(whole)
+    for members in _groups([len(r) for r in rings], asked, whole is None):
         mine: Array = np.concatenate([np.arange(rows[i].start, rows[i].stop) for i in members])
-        past = form.compare_each([rings[i] for i in members], [view.own[rows[i]] for i in members])
-        part = View(
-            form, view.inputs[mine], view.own[mine], view.z[mine], view.labels[mine], view.margin[mine], None, past
-        )
-        repeat[mine], fresh[mine] = past.repeat, past.fresh
-        for j, detector in enumerate(scorer.detectors):
-            if detector.looks_back:
-                found[mine, j] = detector.score(part)
-    for j, detector in enumerate(scorer.detectors):
-        found[repeat if detector.bets_on == "new" else ~fresh, j] = np.nan
-    return found.astype(np.float32).astype(np.float64), repeat, fresh
+        theirs = [rings[i] for i in members]
+        if isinstance(form, TextScale):
+            many = [asked[i] for i in members]
+            yield mine, form.view_each(inputs[mine], classes[mine], margin[mine], theirs, many)
+        elif isinstance(form, Scale) and whole is not None:
+            past = form.compare_each(theirs, [whole.own[rows[i]] for i in members])
+            part = (whole.inputs, whole.own, whole.z, classes, margin)
+            yield mine, View(form, *(values[mine] for values in part), None, past)
 
 
-def _groups(kept: Sequence[int], asked: Sequence[int]) -> Iterator[list[int]]:
-    """Accounts of like size, as many as there is room for."""
+def _groups(kept: Sequence[int], asked: Sequence[int], apart: bool) -> Iterator[list[int]]:
+    """Accounts of like size, as many as there is room for. `apart`: none of a group is held against another's."""
     group, widest = list[int](), 0
     for i in sorted(range(len(kept)), key=lambda i: (kept[i] + asked[i], asked[i])):
         widest = max(widest, asked[i])
-        if group and (len(group) + 1) ** 2 * widest * (kept[i] + asked[i]) > _ROOM:
+        size = (len(group) + 1) * widest * (kept[i] + asked[i])
+        if group and (size > _TEXTS if apart else (len(group) + 1) * size > _ROOM):
             yield group
             group, widest = [], asked[i]
         group.append(i)
