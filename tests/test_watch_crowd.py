@@ -152,7 +152,7 @@ def test_many_accounts_of_texts_are_each_by_itself(accounts: list[tuple[str, int
         assert np.array_equal(one.ring[:, :64], other.ring[:, :64])  # hashes, ends and counts of words
         np.testing.assert_allclose(one.ring, other.ring, 0, 1e-5)
         np.testing.assert_allclose(one.first, other.first, 0, 2e-3)  # a distance of nearly nothing rounds
-        np.testing.assert_allclose(one.peak, other.peak, 0, 0.05)
+        np.testing.assert_allclose(one.peak, other.peak, 0.01, 0.05)  # and a rank with it
 
 
 def texts_of(asks: str, n: int, seed: int) -> Array:
