@@ -157,8 +157,8 @@ def _views(
             yield mine, form.view_each(inputs[mine], classes[mine], margin[mine], theirs, many)
         elif isinstance(form, Scale) and whole is not None:
             past = form.compare_each(theirs, [whole.own[rows[i]] for i in members])
-            part = (whole.inputs, whole.own, whole.z, classes, margin)
-            yield mine, View(form, *(values[mine] for values in part), None, past)
+            own, z = whole.own[mine], whole.z[mine]
+            yield mine, View(form, whole.inputs[mine], own, z, classes[mine], margin[mine], None, past)
 
 
 def _groups(kept: Sequence[int], asked: Sequence[int], apart: bool) -> Iterator[list[int]]:
