@@ -30,6 +30,7 @@ from numpy.random import Generator
 from understudy.balanced import Balanced, new_key
 from understudy.copies import discriminants, solved, trained
 from understudy.errors import UsageError
+from understudy.held_against import PARTS, Truth
 from understudy.store import frame, unframe
 from understudy.types import Answers, Array, Estimate, Floats, Signal
 from understudy.views import Floats32, Scale, TextScale, labels
@@ -37,7 +38,6 @@ from understudy.views import Floats32, Scale, TextScale, labels
 KEPT = 50  # queries that are kept as they are before they are summed
 SAMPLE = 512  # rows of the balanced sample
 _CLASSES = (Signal.LABEL, Signal.PROBABILITIES, Signal.LOGITS)
-_TRUTH = ("sizes", "lift", "squares")
 _NONE = 1e-9  # what a probability of 0 is taken at before its log: rounding made it, or the floating point
 
 
@@ -79,59 +79,6 @@ class Received(NamedTuple):
         return Received(self.own[rows].copy(), self.told[rows].copy(), soft)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Truth:
-    """What meter readings turned out to be worth: how far trained copies of so many queries (`sizes`) lie above it, the
-    `lift`, and the mean `squares` of the errors left on families that it was not learned from; `error`: of all.
-    """
-
-    sizes: Floats
-    lift: Floats
-    squares: Floats
-    error: float
-
-    @classmethod
-    def learn(cls, short: Floats, n: Floats, family: Array) -> Self:
-        """Of `short` (sets,), what the meter fell short by; with the number of queries `n` the lift never falls, and
-        the error never grows.
-        """
-        wrong = np.zeros(len(short))
-        for name in set(family):
-            out = family == name
-            wrong[out] = np.interp(np.log(n[out]), *_lift(short[~out], n[~out])) - short[out]
-        _, squares = _steady(n, wrong**2, False)
-        return cls(*_steady(n, short, True), squares, float(np.sqrt((wrong**2).mean())))
-
-    def told(self) -> str:
-        """The error at each size, in words."""
-        pairs = zip(self.sizes, np.sqrt(self.squares), strict=True)
-        return ", ".join(f"{error:.3f} at {size:,.0f} queries" for size, error in pairs)
-
-    def read(self, value: float, n: int, held: int) -> Estimate:
-        """With a 90 % interval, for what is left of the error and for the hold-out's size; under the sizes that were
-        tried nothing bounds it on either side, beyond them nothing from above.
-        """
-        at, sizes = np.log(max(n, 1)), np.log(self.sizes)
-        real = float(np.clip(value + np.interp(at, sizes, self.lift), 0, 1))
-        near = (real * held + 1) / (held + 2)
-        off = 1.645 * float(np.sqrt(np.interp(at, sizes, self.squares) + near * (1 - near) / held))
-        low = max(0.0, real - off) if n >= self.sizes[0] else 0.0
-        return Estimate(real, low, min(1.0, real + off) if self.sizes[0] <= n <= self.sizes[-1] else 1.0, n)
-
-
-def _lift(short: Floats, n: Floats) -> tuple[Floats, Floats]:
-    sizes, lift = _steady(n, short, True)
-    return np.log(sizes), lift
-
-
-def _steady(n: Floats, values: Floats, rises: bool) -> tuple[Floats, Floats]:
-    """The sizes, and at each the mean of `values`, made never to fall, or never to rise."""
-    from sklearn.isotonic import IsotonicRegression
-
-    sizes = np.unique(n)
-    return sizes, IsotonicRegression(increasing=rises).fit(n, values).predict(sizes)
-
-
 @dataclass(frozen=True, eq=False)
 class LeakMeter:
     """Random features, the sample's key and the hold-out of one model, fixed once, and what readings are worth.
@@ -142,7 +89,7 @@ class LeakMeter:
     form: Scale | TextScale
     outputs: int
     arrays: Mapping[str, Array]
-    truths: Mapping[str, _Truth] = field(default_factory=dict)
+    truths: Mapping[str, Truth] = field(default_factory=dict)
     texts: Array | None = field(default=None, repr=False)
 
     @classmethod
@@ -259,14 +206,14 @@ class LeakMeter:
             have = [i for i, told in enumerate(zip(readings, real, strict=True)) if all(bracket in t for t in told)]
             if len(have) >= 5 and len(set(family[have])) > 1:
                 x, y = (np.array([told[i][bracket] for i in have]) for told in (readings, real))
-                truths[bracket] = _Truth.learn(y - x, n[have], family[have])
+                truths[bracket] = Truth.learn(y - x, n[have], family[have])
         return replace(self, truths=truths)
 
     def parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The meter as arrays by name and a header of plain values."""
         arrays = {f"form/{n}": a for n, a in self.form.arrays().items()} | dict(self.arrays)
         for bracket, truth in self.truths.items():
-            arrays |= {f"truth/{bracket}/{name}": getattr(truth, name) for name in _TRUTH}
+            arrays |= {f"truth/{bracket}/{name}": getattr(truth, name) for name in PARTS}
         errors = {b: t.error for b, t in self.truths.items()}
         return arrays, {"form": self.form.kind, "outputs": self.outputs, "errors": errors}
 
@@ -276,7 +223,7 @@ class LeakMeter:
         kept = {n.removeprefix("form/"): a for n, a in arrays.items() if n.startswith("form/")}
         form = TextScale.of(kept) if head["form"] == "text" else Scale.of(kept)
         truths = {
-            b: _Truth(**{name: arrays[f"truth/{b}/{name}"] for name in _TRUTH}, error=e)
+            b: Truth(**{name: arrays[f"truth/{b}/{name}"] for name in PARTS}, error=e)
             for b, e in head["errors"].items()
         }
         rest = {n: a for n, a in arrays.items() if not n.startswith(("form/", "truth/"))}
