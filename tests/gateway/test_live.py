@@ -123,7 +123,8 @@ class House:
         """Accounts as they are on disk."""
         calibration = Calibration.from_bytes(benign.calibration())
         with contextlib.closing(sqlite3.connect(self.folder / "states.sqlite")) as db:
-            blobs = db.execute("SELECT state FROM states").fetchall()
+            made = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'states'").fetchone()
+            blobs = db.execute("SELECT state FROM states").fetchall() if made else []
         found = [State.from_bytes(blob, calibration.leak) for (blob,) in blobs]
         return {state.principal.removeprefix("key:"): state for state in found}
 
