@@ -31,7 +31,8 @@ class Truth:
         wrong = np.zeros(len(short))
         for name in set(family):
             out = family == name
-            wrong[out] = np.interp(np.log(n[out]), *_lift(short[~out], n[~out])) - short[out]
+            sizes, lift = _steady(n[~out], short[~out], True)
+            wrong[out] = np.interp(np.log(n[out]), np.log(sizes), lift) - short[out]
         _, squares = _steady(n, wrong**2, False)
         return cls(*_steady(n, short, True), squares, float(np.sqrt((wrong**2).mean())))
 
@@ -50,11 +51,6 @@ class Truth:
         off = 1.645 * float(np.sqrt(np.interp(at, sizes, self.squares) + near * (1 - near) / held))
         low = max(0.0, real - off) if n >= self.sizes[0] else 0.0
         return Estimate(real, low, min(1.0, real + off) if self.sizes[0] <= n <= self.sizes[-1] else 1.0, n)
-
-
-def _lift(short: Floats, n: Floats) -> tuple[Floats, Floats]:
-    sizes, lift = _steady(n, short, True)
-    return np.log(sizes), lift
 
 
 def _steady(n: Floats, values: Floats, rises: bool) -> tuple[Floats, Floats]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from understudy.errors import UnderstudyError
 from understudy.gateway.runs import before, runs
 from understudy.gateway.states import Account, States
 from understudy.gateway.tally import Tally, measure
@@ -15,8 +14,8 @@ from understudy.history import Row
 from understudy.manifest_monitor import MonitorPart
 from understudy.types import Floats
 from understudy.watch import Queries, State, Watch
+from understudy.watch.watching import ODD
 
-_ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 _TOGETHER = 4096  # queries whose features are worked out at once, to bound memory
 
 
@@ -72,7 +71,7 @@ class Follower:
         if not old:
             return queries
         if state.sketch is not None and queries.inputs is not None:
-            with suppress(*_ODD):
+            with suppress(*ODD):
                 state.sketch.add(queries.inputs[:old], queries.answers.take(slice(0, old)))
         return queries.take(slice(old, None)) if old < len(queries) else None
 
@@ -88,7 +87,7 @@ class Follower:
             for i, features in zip(some, self._features([batch[i] for i in some]), strict=True):
                 try:
                     self._watch.advance(states[i], batch[i], features)
-                except _ODD:
+                except ODD:
                     done.damaged += len(batch[i])
         now = {state.principal for state in states if state.alarmed_at is not None}
         done.alarmed = sorted(now - known)
@@ -96,7 +95,7 @@ class Follower:
     def _features(self, batch: Sequence[Queries]) -> Iterator[Floats | None]:
         """Of each its rows of what is worked out for all at once; None where one account's cannot be."""
         found, start = None, 0
-        with suppress(*_ODD):
+        with suppress(*ODD):
             found = self._watch.features(batch)
         for queries in batch:
             yield None if found is None else found[start : start + len(queries)]

@@ -9,6 +9,7 @@ import numpy as np
 from understudy.history import Row
 from understudy.types import Answers, Floats
 from understudy.watch import Queries
+from understudy.watch.queries import joins
 
 
 def runs(accounts: Sequence[Sequence[Row]]) -> list[Queries]:
@@ -50,8 +51,7 @@ def _cut(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 def _kind(row: Row) -> tuple[object, ...]:
     assert row.answers is not None
     return (
-        frozenset((signal, values.shape[1:]) for signal, values in row.answers.values.items()), row.answers.outputs,
-        row.inputs is None, row.margin is None,
+        *joins(row.answers), row.inputs is None, row.margin is None,
         None if row.inputs is None else (row.inputs.dtype == object, row.inputs.shape[1:]),
     )  # fmt: skip
 

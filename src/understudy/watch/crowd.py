@@ -16,7 +16,7 @@ from understudy.leak import Received
 from understudy.types import Answers, Array, Floats
 from understudy.views import WINDOW, Floats32, Scale, TextScale, View, gap, labels
 from understudy.watch.calibration import Calibration, Cohort
-from understudy.watch.queries import Queries
+from understudy.watch.queries import Queries, joins
 from understudy.watch.scoring import ALARM_SETS, Scorer
 from understudy.watch.state import FIRST, State
 from understudy.watch.wealth import MARGIN, UNUSUAL, Purse, bets, coins_at, p_of
@@ -115,8 +115,7 @@ def follow(calibration: Calibration, states: Sequence[State], batch: Sequence[Qu
 
 def kind(queries: Queries) -> tuple[object, ...]:
     """What queries have in common whose answers can be joined."""
-    answers = queries.answers
-    return frozenset((s, v.shape[1:]) for s, v in answers.values.items()), answers.outputs, queries.margin is None
+    return *joins(queries.answers), queries.margin is None
 
 
 def commit(state: State, queries: Queries, one: Followed) -> None:

@@ -11,6 +11,11 @@ from understudy.errors import InputError
 from understudy.types import Answers, Array, Floats
 
 
+def joins(answers: Answers) -> tuple[object, ...]:
+    """What answers have in common that `Answers.concat` can put together."""
+    return frozenset((signal, values.shape[1:]) for signal, values in answers.values.items()), answers.outputs
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Queries:
     """Consecutive queries of one principal, in time order.

@@ -19,6 +19,8 @@ from understudy.watch.wealth import MARGIN, Purse, bets, coins, p_of, unusual
 
 BASELINE = 150  # own queries without which nothing can be approved
 OWN_MARGIN = 0.03  # added to the p-value among an approved account's own queries
+#: what may be wrong with one account's queries: the others are followed all the same
+ODD = (UnderstudyError, ValueError, ArithmeticError, LookupError)
 
 
 class Watch:
@@ -95,17 +97,16 @@ class Watch:
                 alike.setdefault(kind(queries), []).append(i)
             else:
                 left.append(i)
-        odd = (UnderstudyError, ValueError, ArithmeticError, LookupError)
         for some in alike.values():
             try:
                 found = follow(c, [states[i] for i in some], [batch[i] for i in some])
-            except odd:
+            except ODD:
                 left += some
                 continue
             for i, one in zip(some, found, strict=True):
                 try:
                     commit(states[i], batch[i], one)
-                except odd:
+                except ODD:
                     left.append(i)
                     continue
                 self._judge(states[i], one.z)
